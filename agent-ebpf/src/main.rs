@@ -1,0 +1,3 @@
+//! The gate (under way).
+#![no_std]
+#![no_main]

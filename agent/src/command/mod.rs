@@ -1,0 +1,68 @@
+//! The command line: one file per subcommand, each with its arguments and a `run`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Failure};
+
+mod cat;
+mod check;
+mod config;
+mod load;
+mod run;
+mod send;
+
+/// A log-ingestion agent that loses nothing in silence.
+///
+/// Everything that arrives is stored or refused by a named reason, and counted; what is
+/// acknowledged is synced to disk.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Config(config::Arguments),
+    Send(send::Arguments),
+    Cat(cat::Arguments),
+    Load(load::Arguments),
+}
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            // A closed pipe behind `--help` is not worth a second message.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let outcome = match command_line.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Config(arguments) => config::run(arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Cat(arguments) => cat::run(arguments),
+        Command::Load(arguments) => load::run(arguments),
+    };
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(Failure { exit, message }) => {
+            eprintln!("penstock: {message}");
+            exit.into()
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The settings as types: what the rest of the agent sees of the configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All of it, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub shards: Shards,
+    /// Ceiling of the agent's memory in bytes.
+    pub memory_max: u64,
+    pub admin: AdminSettings,
+    pub journal: JournalSettings,
+    /// By name, in the file's order; the index is the `ListenerId`.
+    pub listeners: Vec<ListenerSettings>,
+    pub gate: GateSettings,
+    pub sinks: Vec<SinkSettings>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shards {
+    /// One per core this process may run on.
+    Auto,
+    Count(u16),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminSettings {
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalSettings {
+    /// Bytes of all shards' segments together.
+    pub max_size: u64,
+    /// What must stay free on the file system.
+    pub min_free: MinFree,
+    pub sync: SyncMode,
+    /// The longest time a record waits for others before its block is written.
+    pub commit_interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MinFree {
+    /// 0 to 90.
+    Percent(f64),
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// An acknowledgement follows the fdatasync.
+    Always,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerSettings {
+    pub name: String,
+    pub protocol: Protocol,
+    pub address: SocketAddr,
+    /// SO_RCVBUF in bytes; `None` leaves the kernel's own for TCP.
+    pub receive_buffer: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Udp,
+    Tcp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateSettings {
+    pub mode: GateMode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateMode {
+    /// eBPF where it can be had, else the stand-in, loudly.
+    Auto,
+    /// eBPF, or exit 69.
+    Required,
+    /// The stand-in in user space.
+    Off,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkSettings {
+    pub name: String,
+    pub compression: Compression,
+    pub rotate_size: u64,
+    pub rotate_age: Duration,
+    /// Oldest sealed files are removed beyond this many bytes.
+    pub keep_size: u64,
+    /// Sealed files older than this are removed.
+    pub keep_age: Duration,
+}
+
+/// The codec of an Avro container file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Zstd,
+    None,
+}

@@ -1,0 +1,141 @@
+//! From the writer to the sinks: durable blocks while they are still in memory, and marks that say
+//! how far the journal is durable and how far each sink has committed.
+//!
+//! The writer offers each durable block to every sink without waiting. A sink that is behind gets
+//! no blocks; it sees the gap, or that the durable mark has moved, and reads segments from disk
+//! until it has caught up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use crate::shard::buffer::SharedBlock;
+
+/// Marks of one shard's journal, shared by its writer, its sinks and the control thread.
+#[derive(Debug, Default)]
+pub struct JournalMarks {
+    /// Position up to which everything is durable: sinks see nothing beyond it.
+    durable: AtomicU64,
+    /// Records before `durable`, since the journal's first segment.
+    durable_records: AtomicU64,
+    /// The writer is gone: `durable` will not move again.
+    closed: AtomicBool,
+}
+
+impl JournalMarks {
+    pub fn new(durable: u64, durable_records: u64) -> Self {
+        Self {
+            durable: AtomicU64::new(durable),
+            durable_records: AtomicU64::new(durable_records),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub fn durable_records(&self) -> u64 {
+        self.durable_records.load(Ordering::Acquire)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn advance(&self, durable: u64, durable_records: u64) {
+        // Records first: whoever sees the position sees at least the records before it.
+        self.durable_records
+            .store(durable_records, Ordering::Release);
+        self.durable.store(durable, Ordering::Release);
+    }
+
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+/// How far one sink has committed one shard's journal.
+#[derive(Debug, Default)]
+pub struct SinkMark {
+    committed: AtomicU64,
+    committed_records: AtomicU64,
+}
+
+impl SinkMark {
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Records before `committed`, since the journal's first segment.
+    pub fn committed_records(&self) -> u64 {
+        self.committed_records.load(Ordering::Acquire)
+    }
+
+    pub fn commit(&self, position: u64, records: u64) {
+        self.committed_records.store(records, Ordering::Release);
+        self.committed.store(position, Ordering::Release);
+    }
+}
+
+/// The writer's end for one sink.
+pub struct FeedSender {
+    blocks: SyncSender<SharedBlock>,
+    pub mark: Arc<SinkMark>,
+}
+
+/// The sink's end.
+pub struct FeedReceiver {
+    blocks: Receiver<SharedBlock>,
+    pub marks: Arc<JournalMarks>,
+    pub mark: Arc<SinkMark>,
+}
+
+/// What a sink finds when it asks for work.
+pub enum Fed {
+    /// A durable block from memory. It may lie beyond what the sink needs next (then the gap is on
+    /// disk) or before it (then it is to be dropped).
+    Block(SharedBlock),
+    /// Nothing came within the wait; the durable mark may have moved all the same.
+    Nothing,
+    /// The writer is gone and no block is left.
+    Closed,
+}
+
+/// A feed for one sink of one shard, holding at most `blocks_max` blocks.
+pub fn feed(marks: &Arc<JournalMarks>, blocks_max: usize) -> (FeedSender, FeedReceiver) {
+    let (sender, receiver) = sync_channel(blocks_max);
+    let mark = Arc::new(SinkMark::default());
+    (
+        FeedSender {
+            blocks: sender,
+            mark: Arc::clone(&mark),
+        },
+        FeedReceiver {
+            blocks: receiver,
+            marks: Arc::clone(marks),
+            mark,
+        },
+    )
+}
+
+impl FeedSender {
+    /// Offers a block; `false` where the sink has enough, or is gone.
+    pub fn offer(&self, block: SharedBlock) -> bool {
+        match self.blocks.try_send(block) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl FeedReceiver {
+    pub fn wait(&self, timeout: Duration) -> Fed {
+        match self.blocks.recv_timeout(timeout) {
+            Ok(block) => Fed::Block(block),
+            Err(RecvTimeoutError::Timeout) => Fed::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Fed::Closed,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! A shard's append-only segment files, layer by layer: `format` knows only bytes, `reader` reads
+//! segments for whoever lags behind, `writer` is the worker's, `recovery` decides at start what is
+//! kept, `feed` hands durable blocks to the sinks.
+
+pub mod feed;
+pub mod format;
+pub mod reader;

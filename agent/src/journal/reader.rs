@@ -1,0 +1,1 @@
+//! Reads segments from disk (under way).

@@ -1,0 +1,19 @@
+//! Penstock's daemon as a library: the binary, the tests and the benchmarks use it.
+//!
+//! ARCHITECTURE.md is the map. A log line meets the modules in this order: `uring` (the kernel),
+//! `shard` (the loop), `source` (peers), `frame` and `decode` (parsers), `journal`, `sink`.
+
+pub mod admin;
+pub mod command;
+pub mod config;
+pub mod decode;
+pub mod exit;
+pub mod gate;
+pub mod journal;
+pub mod limits;
+pub mod metric;
+pub mod record;
+pub mod shard;
+pub mod sink;
+pub mod source;
+pub mod uring;

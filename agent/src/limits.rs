@@ -1,0 +1,65 @@
+//! Every capacity, in one place, derived from each other; the relations hold at compile time.
+
+use agent_common::frame::{FRAME_HEADER_LEN, UDP_PAYLOAD_LEN_MAX};
+
+use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
+
+/// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
+pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;
+/// The longest frame there is.
+pub const FRAME_LEN_MAX: usize = FRAME_HEADER_LEN + TCP_PAYLOAD_LEN_MAX;
+
+/// A journal block holds the longest frame with its envelope, in whole pages.
+pub const JOURNAL_BLOCK_LEN: usize =
+    (BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX).next_multiple_of(BLOCK_ALIGN);
+/// Journal blocks of a shard: 16 MiB. At 1 GB/s that is 16 ms of a stalled disk.
+pub const JOURNAL_BLOCKS: usize = 16;
+/// Blocks that sinks may hold at once; the others are the writer's, so that a sink that falls
+/// behind never takes the journal's memory: it reads from disk instead.
+pub const JOURNAL_BLOCKS_SHARED_MAX: usize = JOURNAL_BLOCKS / 2;
+/// A segment is preallocated at this size, in bytes of blocks.
+pub const SEGMENT_LEN: u64 = 256 << 20;
+
+/// TCP receive buffers of a shard: 64 × 128 KiB = 8 MiB.
+pub const TCP_BUFFER_LEN: usize = 128 << 10;
+pub const TCP_BUFFERS: usize = 64;
+
+/// What io_uring puts before a datagram in a multishot recvmsg buffer: `io_uring_recvmsg_out`
+/// (16 bytes), a socket address (28, padded to 32) and room for control messages (64).
+pub const UDP_BUFFER_PREFIX_LEN: usize = 16 + UDP_NAME_LEN + UDP_CONTROL_LEN;
+pub const UDP_NAME_LEN: usize = 32;
+pub const UDP_CONTROL_LEN: usize = 64;
+/// A bundle is at most 65,535 bytes; with the prefix it must fit one buffer or it is truncated.
+pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multiple_of(4096);
+/// UDP receive buffers of a shard: 128 × 68 KiB = 8.5 MiB.
+pub const UDP_BUFFERS: usize = 128;
+
+/// Acknowledgements are sent from buffers of 128 acknowledgements each.
+pub const SEND_BUFFER_LEN: usize = 4096;
+pub const SEND_BUFFERS: usize = 256;
+
+/// Connections of a shard, all listeners together.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Frames of one producer that may be unsettled at once (PROTOCOL.md).
+pub const OUTSTANDING_FRAMES_MAX: usize = 1024;
+/// Acknowledgements that may wait for one connection: a peer that does not read them is closed.
+pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
+/// Bytes of frames cut in two by a buffer's end, all connections of a shard together.
+pub const CARRY_BYTES_MAX: usize = 32 << 20;
+
+/// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
+pub const LISTENERS_MAX: usize = 64;
+/// A listener's or sink's name, in bytes.
+pub const NAME_LEN_MAX: usize = 32;
+/// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
+pub const NESTING_MAX: usize = 32;
+
+const _: () = {
+    assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
+    assert!(JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN);
+    assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
+    assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
+    assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
+    // The listener table stands in the segment's header page.
+    assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
+};

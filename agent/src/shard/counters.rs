@@ -1,0 +1,107 @@
+//! What a shard counts: plain numbers that only its thread touches, published per wake-up.
+
+use agent_common::verdict::Verdict;
+use penstock_proto::encoding::Encoding;
+use penstock_proto::reason::Reason;
+use penstock_proto::wire::AckStatus;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed its side, at a frame's end.
+    End,
+    /// The peer closed in the middle of a frame.
+    EndInFrame,
+    /// The kernel reported an error (reset, timed out).
+    PeerError,
+    /// Bytes that are no frame: the next frame's start is unknown.
+    FramingLost,
+    /// The peer does not read its acknowledgements.
+    AcksNotRead,
+    /// No memory left for frames cut in two by a buffer's end.
+    CarryExhausted,
+    /// No connection slot was free.
+    TooManyConnections,
+    /// The agent is stopping.
+    Stopping,
+}
+
+impl CloseReason {
+    pub const ALL: [Self; 8] = [
+        Self::End,
+        Self::EndInFrame,
+        Self::PeerError,
+        Self::FramingLost,
+        Self::AcksNotRead,
+        Self::CarryExhausted,
+        Self::TooManyConnections,
+        Self::Stopping,
+    ];
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::EndInFrame => "end_in_frame",
+            Self::PeerError => "peer_error",
+            Self::FramingLost => "framing_lost",
+            Self::AcksNotRead => "acks_not_read",
+            Self::CarryExhausted => "carry_exhausted",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Why records that were accepted never became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostReason {
+    WriteFailed,
+    SyncFailed,
+}
+
+impl LostReason {
+    pub const ALL: [Self; 2] = [Self::WriteFailed, Self::SyncFailed];
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::WriteFailed => "write_failed",
+            Self::SyncFailed => "sync_failed",
+        }
+    }
+}
+
+/// Counts of one listener on one shard. All rise only, but for `connections`.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerCounters {
+    /// Verdicts of the user-space stand-in; all 0 where the gate is in the kernel.
+    pub gate_datagrams: [u64; Verdict::COUNT],
+    pub received_datagrams: u64,
+    pub received_bytes: u64,
+    pub received_frames: u64,
+    pub accepted_frames: [u64; Encoding::COUNT],
+    pub accepted_records: [u64; Encoding::COUNT],
+    pub refused_frames: [u64; Reason::COUNT],
+    pub sequence_gap_frames: u64,
+    /// Open now.
+    pub connections: u64,
+    pub connections_closed: [u64; CloseReason::COUNT],
+}
+
+/// Counts of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct ShardCounters {
+    /// By `ListenerId`.
+    pub listeners: Vec<ListenerCounters>,
+    /// Times a receive ended because all buffers of its pool were out.
+    pub receive_pool_exhausted: u64,
+    /// Nanoseconds not spent waiting.
+    pub busy_ns: u64,
+    /// Records in blocks that became durable.
+    pub journal_appended_records: u64,
+    pub journal_lost_records: [u64; LostReason::COUNT],
+    /// Preallocated bytes of the segments that exist now.
+    pub journal_bytes: u64,
+    pub acks: [u64; AckStatus::COUNT],
+}
