@@ -12,8 +12,9 @@ pub const FRAME_LEN_MAX: usize = FRAME_HEADER_LEN + TCP_PAYLOAD_LEN_MAX;
 /// A journal block holds the longest frame with its envelope, in whole pages.
 pub const JOURNAL_BLOCK_LEN: usize =
     (BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX).next_multiple_of(BLOCK_ALIGN);
-/// Journal blocks of a shard: 16 MiB. At 1 GB/s that is 16 ms of a stalled disk.
-pub const JOURNAL_BLOCKS: usize = 16;
+/// Journal blocks of a shard: 16 MiB and one for the next segment's header page. At 1 GB/s that is
+/// 16 ms of a stalled disk.
+pub const JOURNAL_BLOCKS: usize = 17;
 /// Blocks that sinks may hold at once; the others are the writer's, so that a sink that falls
 /// behind never takes the journal's memory: it reads from disk instead.
 pub const JOURNAL_BLOCKS_SHARED_MAX: usize = JOURNAL_BLOCKS / 2;
