@@ -1,0 +1,79 @@
+//! The layouts of the gate's maps, as the programs and the loader both see them.
+//!
+//! ```text
+//!  SOCKETS          hash     socket cookie → SocketSlot
+//!  VERDICTS         per CPU  u64 per listener × Verdict
+//!  KERNEL_DROPS     per CPU  u64 per listener × KernelDrop
+//!  BUNDLES          per CPU  u64 per listener × BundleCount
+//!  STRAYS           per CPU  u64 per Stray
+//! ```
+
+use crate::verdict::{KernelDrop, Verdict};
+
+/// Sockets that the gate can guard: one per UDP listener and shard (limits: 64 listeners).
+pub const SOCKETS_MAX: u32 = 4096;
+
+/// The socket takes nothing more: each of its datagrams is counted as `closing` and dropped.
+pub const SOCKET_CLOSING: u32 = 1 << 0;
+
+/// What the gate knows of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketSlot {
+    /// Index of the listener that the socket belongs to.
+    pub listener: u32,
+    /// The listener's limit in bytes.
+    pub payload_len_max: u32,
+    /// `SOCKET_CLOSING` or 0.
+    pub flags: u32,
+    /// 0; keeps the size a multiple of 8, as the kernel rounds values anyway.
+    pub reserved: u32,
+}
+
+/// Counts of bundles (skbs), for tests and for hosts where drops are counted per skb only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BundleCount {
+    /// Bundles that the filter looked at.
+    Judged = 0,
+    /// Of these, bundles that the filter dropped.
+    Dropped = 1,
+}
+
+impl BundleCount {
+    pub const COUNT: usize = 2;
+}
+
+/// What should not happen; counted apart, and logged the first time on each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stray {
+    /// Bundles of a socket that carries the filter but is not in `SOCKETS`: passed.
+    UnknownSocket = 0,
+    /// Bundles of more than `BUNDLE_DATAGRAMS_MAX` datagrams.
+    LongBundle = 1,
+    /// Datagrams dropped for one of our sockets for a reason that is no `KernelDrop`.
+    OtherDrop = 2,
+}
+
+impl Stray {
+    pub const COUNT: usize = 3;
+}
+
+/// Index of a verdict's count in `VERDICTS`.
+#[inline(always)]
+pub const fn verdict_index(listener: u32, verdict: Verdict) -> u32 {
+    listener * Verdict::COUNT as u32 + verdict as u32
+}
+
+/// Index of a drop's count in `KERNEL_DROPS`.
+#[inline(always)]
+pub const fn drop_index(listener: u32, drop: KernelDrop) -> u32 {
+    listener * KernelDrop::COUNT as u32 + drop as u32
+}
+
+/// Index of a bundle count in `BUNDLES`.
+#[inline(always)]
+pub const fn bundle_index(listener: u32, count: BundleCount) -> u32 {
+    listener * BundleCount::COUNT as u32 + count as u32
+}
