@@ -77,3 +77,26 @@ pub const fn drop_index(listener: u32, drop: KernelDrop) -> u32 {
 pub const fn bundle_index(listener: u32, count: BundleCount) -> u32 {
     listener * BundleCount::COUNT as u32 + count as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_has_a_place_of_its_own() {
+        let indices = |per_listener: usize| (0..3 * per_listener as u32).collect::<Vec<_>>();
+        let listeners = || 0..3;
+        let verdicts = listeners().flat_map(|l| Verdict::ALL.map(|v| verdict_index(l, v)));
+        assert_eq!(verdicts.collect::<Vec<_>>(), indices(6));
+        let drops = listeners().flat_map(|l| KernelDrop::ALL.map(|d| drop_index(l, d)));
+        assert_eq!(drops.collect::<Vec<_>>(), indices(3));
+        let bundles = [BundleCount::Judged, BundleCount::Dropped];
+        let bundles = listeners().flat_map(|l| bundles.map(|b| bundle_index(l, b)));
+        assert_eq!(bundles.collect::<Vec<_>>(), indices(2));
+    }
+
+    #[test]
+    fn a_slot_has_no_padding() {
+        assert_eq!(size_of::<SocketSlot>(), 4 * size_of::<u32>());
+    }
+}

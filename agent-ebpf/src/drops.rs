@@ -57,7 +57,10 @@ fn count(context: &BtfTracePointContext, slot: &SocketSlot, reason: u32) {
         KernelDrop::Checksum
     } else {
         if add_first(&STRAYS, Stray::OtherDrop as u32, datagrams) {
-            warn!(context, "the kernel drops datagrams of listener {} for reason {}", slot.listener, reason);
+            warn!(
+                context,
+                "the kernel drops datagrams of listener {} for reason {}", slot.listener, reason
+            );
         }
         return;
     };
@@ -87,7 +90,9 @@ fn shape(skb: *const u8) -> Option<BundleShape> {
     let payload_start = head
         .wrapping_add(u64::from(transport_header))
         .wrapping_add(UDP_HEADER_LEN);
-    let payload_len = data.wrapping_add(u64::from(len)).wrapping_sub(payload_start);
+    let payload_len = data
+        .wrapping_add(u64::from(len))
+        .wrapping_sub(payload_start);
     Some(BundleShape {
         payload_len: payload_len as u32,
         segment_len: u32::from(segment_len),

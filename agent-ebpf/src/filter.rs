@@ -1,10 +1,8 @@
 //! The socket filter: a verdict per datagram, before the datagram is queued.
 
-use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, ByteSource, judge_datagrams};
+use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, ByteSource, any_frame};
 use agent_common::frame::FRAME_HEADER_LEN;
-use agent_common::layout::{
-    BundleCount, SOCKET_CLOSING, SocketSlot, Stray, bundle_index, verdict_index,
-};
+use agent_common::layout::{BundleCount, SOCKET_CLOSING, Stray, bundle_index, verdict_index};
 use agent_common::verdict::Verdict;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes};
@@ -32,45 +30,60 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
     // run (RCU).
     let Some(&slot) = (unsafe { SOCKETS.get(cookie) }) else {
         if add_first(&STRAYS, Stray::UnknownSocket as u32, 1) {
-            warn!(&context, "a socket that the gate does not know carries its filter: cookie {}", cookie);
+            warn!(
+                &context,
+                "a socket that the gate does not know carries its filter: cookie {}", cookie
+            );
         }
         return PASS_WHOLE;
     };
-    add(&BUNDLES, bundle_index(slot.listener, BundleCount::Judged), 1);
-    let pass = judge(&context, &slot);
-    if pass {
+    let shape = shape(&context);
+    let datagrams = shape.datagrams();
+    if datagrams > BUNDLE_DATAGRAMS_MAX && add_first(&STRAYS, Stray::LongBundle as u32, 1) {
+        warn!(
+            &context,
+            "a bundle of {} datagrams: the last of them pass unseen", datagrams
+        );
+    }
+    let verdict = if slot.flags & SOCKET_CLOSING != 0 {
+        Verdict::Closing
+    } else if any_frame(&Packet(&context), shape, slot.payload_len_max) {
+        Verdict::Passed
+    } else {
+        Verdict::Malformed
+    };
+    // A filter cannot cut a datagram out of the middle: a bundle's datagrams share one verdict.
+    add(
+        &VERDICTS,
+        verdict_index(slot.listener, verdict),
+        u64::from(datagrams),
+    );
+    add(
+        &BUNDLES,
+        bundle_index(slot.listener, BundleCount::Judged),
+        1,
+    );
+    if matches!(verdict, Verdict::Passed) {
         return PASS_WHOLE;
     }
-    add(&BUNDLES, bundle_index(slot.listener, BundleCount::Dropped), 1);
+    add(
+        &BUNDLES,
+        bundle_index(slot.listener, BundleCount::Dropped),
+        1,
+    );
     DROP
 }
 
-/// Counts each datagram under its own verdict, and says whether the bundle passes: it is dropped
-/// only if each of its datagrams earns a drop, since a filter cannot cut one out of the middle.
 #[inline(always)]
-fn judge(context: &SkBuffContext, slot: &SocketSlot) -> bool {
-    // SAFETY: the kernel called us with a valid `__sk_buff`; the verifier turns the field's read
-    // into one of the skb's shared info.
-    let segment_len = unsafe { (*context.skb.skb).gso_size };
-    // Never below 8: the kernel has looked at the UDP header by now. The verifier does not know.
-    let payload_len = context.len().saturating_sub(UDP_HEADER_LEN);
-    let shape = BundleShape {
-        payload_len,
-        segment_len,
-    };
-    let datagrams = shape.datagrams();
-    if datagrams > BUNDLE_DATAGRAMS_MAX && add_first(&STRAYS, Stray::LongBundle as u32, 1) {
-        warn!(context, "a bundle of {} datagrams: the last of them pass unseen", datagrams);
+fn shape(context: &SkBuffContext) -> BundleShape {
+    BundleShape {
+        // Never below 8: the kernel has looked at the UDP header by now, but the verifier does not
+        // know.
+        payload_len: context.len().saturating_sub(UDP_HEADER_LEN),
+        // SAFETY: the kernel called us with a valid `__sk_buff`; the verifier turns the field's
+        // read into one of the skb's shared info.
+        segment_len: unsafe { (*context.skb.skb).gso_size },
     }
-    if slot.flags & SOCKET_CLOSING != 0 {
-        add(&VERDICTS, verdict_index(slot.listener, Verdict::Closing), u64::from(datagrams));
-        return false;
-    }
-    let judgement = judge_datagrams(&Packet(context), shape, slot.payload_len_max);
-    // Adding 0 is cheaper for the verifier than asking first.
-    add(&VERDICTS, verdict_index(slot.listener, Verdict::Passed), u64::from(judgement.passed));
-    add(&VERDICTS, verdict_index(slot.listener, Verdict::Malformed), u64::from(judgement.malformed));
-    judgement.any_passed
 }
 
 /// A bundle as the kernel holds it: GRO leaves it scattered over pages and further skbs.
