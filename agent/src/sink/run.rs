@@ -195,10 +195,8 @@ impl<S: Sink> Loop<S> {
         self.at = match self.sink.resume()? {
             Some(cursor) => self.within_journal(cursor),
             None => {
-                let (position, records) = oldest(&self.folder)?.unwrap_or((
-                    self.feed.marks.durable(),
-                    self.feed.marks.durable_records(),
-                ));
+                let (position, records) = oldest(&self.folder)?
+                    .unwrap_or((self.feed.marks.durable(), self.feed.marks.durable_records()));
                 let first = Cursor { position, records };
                 self.sink.begin(first)?;
                 first
@@ -291,7 +289,12 @@ impl<S: Sink> Loop<S> {
         };
         let end = end_of(&block);
         let delivered = self.sink.deliver(block)?;
-        self.on_delivered(end, u64::from(header.len), u64::from(header.records), delivered);
+        self.on_delivered(
+            end,
+            u64::from(header.len),
+            u64::from(header.records),
+            delivered,
+        );
         Ok(())
     }
 
@@ -312,7 +315,12 @@ impl<S: Sink> Loop<S> {
                 let skipped = header.records_before.saturating_sub(self.at.records);
                 let delivered = self.sink.deliver(block)?;
                 self.uncommitted.skipped += skipped;
-                self.on_delivered(end, u64::from(header.len), u64::from(header.records), delivered);
+                self.on_delivered(
+                    end,
+                    u64::from(header.len),
+                    u64::from(header.records),
+                    delivered,
+                );
                 Ok(())
             }
             Err(error) => self.on_unreadable(error),
@@ -373,7 +381,8 @@ impl<S: Sink> Loop<S> {
         }
         if self.uncommitted.since.is_none() {
             self.uncommitted.since = Some(Instant::now());
-            self.lag.set_oldest_pending(delivered.observed_time_unix_nano);
+            self.lag
+                .set_oldest_pending(delivered.observed_time_unix_nano);
         }
         self.uncommitted.records += delivered.records;
         self.uncommitted.input_len += len;
