@@ -249,8 +249,13 @@ fn any_damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
+/// `PROPTEST_CASES` can only add to them.
+fn cases() -> ProptestConfig {
+    ProptestConfig::with_cases(ProptestConfig::default().cases.max(1000))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn valid_batches(batch in any_batch()) {
