@@ -8,10 +8,12 @@
 //! Text without escapes is borrowed from the payload; text with escapes is written, undone, into
 //! the scratch. The payload is checked for UTF-8 once and as a whole.
 
+#![forbid(unsafe_code)]
+
 mod id;
-mod names;
+pub(super) mod names;
 mod scan;
-mod severity;
+pub(super) mod severity;
 mod time;
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! type is refused (most take it for an unknown field and drop it; prost refuses it too, but for
 //! `attributes`, whose wire type it does not look at).
 
+#![forbid(unsafe_code)]
+
 use penstock_proto::reason::Reason;
 
 use super::text::text;
