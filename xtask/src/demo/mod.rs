@@ -1,0 +1,6 @@
+use clap as _;
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+pub fn run(_: Arguments) -> anyhow::Result<()> {
+    Ok(())
+}
