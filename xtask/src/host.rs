@@ -104,7 +104,7 @@ pub fn ensure(needs: &[Need], install: Install) -> anyhow::Result<()> {
         ))
         .into());
     }
-    println!("Installing them with apt-get, because this runs as root.");
+    println!("Installing them with apt-get, because this runs as root. This can take minutes.");
     apt_install(&packages).map_err(|error| {
         Unavailable(format!(
             "apt-get could not install them ({error:#}); by hand:\n{by_hand}"
@@ -150,7 +150,9 @@ fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null()),
+            .stdin(Stdio::null())
+            // A line for each package says nothing new; errors go to standard error.
+            .stdout(Stdio::null()),
     )
 }
 

@@ -14,6 +14,8 @@ type Counts = BTreeMap<String, u64>;
 /// The producer's book: what `--report json` prints.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sent {
+    /// What the producer was given: it may refuse a record by itself, as one that no frame can carry.
+    taken: u64,
     records: u64,
     acknowledged: u64,
     /// Records by reason.
@@ -32,6 +34,8 @@ impl Sent {
                 .with_context(|| format!("no number {name}"))
         };
         Ok(Self {
+            // `send` was given lines; `load` makes what it sends.
+            taken: number("lines_read").or_else(|_| number("records_sent"))?,
             records: number("records_sent")?,
             acknowledged: number("records_acknowledged")?,
             refused: value["records_refused"]
@@ -151,8 +155,8 @@ impl Account<'_> {
 
     fn compare_tcp(&self, sums: &mut Sums) {
         sums.equal(
-            "records sent",
-            Some(self.sent.records),
+            "records given to the producer",
+            Some(self.sent.taken),
             "records acknowledged or refused",
             Some(self.sent.acknowledged + total(&self.sent.refused)),
         );
@@ -166,6 +170,12 @@ impl Account<'_> {
 
     fn compare_udp(&self, sums: &mut Sums) {
         let seen = &self.seen;
+        sums.equal(
+            "records given to the producer",
+            Some(self.sent.taken),
+            "records sent or refused by it",
+            Some(self.sent.records + total(&self.sent.refused)),
+        );
         let passed = seen.gate.get("passed").copied().unwrap_or(0);
         sums.equal(
             "datagrams sent",
@@ -210,7 +220,10 @@ impl Account<'_> {
             for (verdict, count) in self.gate_refused() {
                 *frames.entry(verdict).or_default() += count;
             }
-            by_reason(&frames, " frames")
+            match by_reason(&self.sent.refused, "") {
+                by_producer if by_producer == "0" => by_reason(&frames, " frames"),
+                by_producer => format!("{by_producer}; {}", by_reason(&frames, " frames")),
+            }
         } else {
             by_reason(&self.sent.refused, "")
         };
@@ -363,6 +376,7 @@ mod tests {
         Account {
             lane: lane("tcp-protobuf"),
             sent: Sent {
+                taken: 100,
                 records: 100,
                 acknowledged: 90,
                 refused: counts(&[("backpressure", 10)]),
@@ -386,6 +400,7 @@ mod tests {
         Account {
             lane: lane("udp-json"),
             sent: Sent {
+                taken: 100,
                 records: 100,
                 frames: 20,
                 bytes: 20_000,
@@ -428,11 +443,23 @@ mod tests {
     #[test]
     fn a_record_that_nobody_settled_is_found() {
         let mut account = tcp();
-        account.sent.records = 101;
+        account.sent.taken = 101;
         assert_eq!(
             account.differences(),
-            ["tcp-protobuf: 101 records sent, 100 records acknowledged or refused"]
+            [
+                "tcp-protobuf: 101 records given to the producer, 100 records acknowledged or refused"
+            ]
         );
+    }
+
+    #[test]
+    fn a_line_that_no_datagram_can_carry_is_refused_by_the_producer() {
+        let mut account = udp();
+        account.sent.taken = 101;
+        assert_eq!(account.differences().len(), 1);
+        account.sent.refused = counts(&[("too_long", 1)]);
+        assert_eq!(account.differences(), [""; 0]);
+        assert_eq!(account.row()[4], "1: 1 too_long; 0");
     }
 
     #[test]
@@ -552,6 +579,8 @@ penstock_refused_frames_total{listener=\"udp-json\",reason=\"truncated\"} 0
             "records_refused": {"backpressure": 10}, "frames_sent": 10, "bytes_sent": 20000,
             "seconds": 0.5, "records_per_second": 180.0}"#;
         assert_eq!(Sent::parse(report).unwrap(), tcp().sent);
+        let with_lines = report.replacen('{', r#"{"lines_read": 101, "#, 1);
+        assert_eq!(Sent::parse(&with_lines).unwrap().taken, 101);
         assert!(Sent::parse(r#"{"records_sent": 100}"#).is_err());
     }
 }

@@ -267,18 +267,15 @@ impl Producer {
                 messages().trim()
             );
         };
+        // A producer ends with an error where a record was refused, or not settled. That is for the
+        // books to say; only without a report there is nothing to lay beside the others.
         let report = std::fs::read_to_string(&self.report)
             .with_context(|| format!("cannot read {}", self.report.display()))?;
         if !status.success() {
-            bail!(
-                "the producer of {} ended with {status}: {} {}",
-                self.name,
-                messages().trim(),
-                report.trim()
-            );
+            println!("  {}: {status}: {}", self.name, messages().trim());
         }
         Sent::parse(&report)
-            .with_context(|| format!("the report of {}: {}", self.name, report.trim()))
+            .with_context(|| format!("the producer of {} left no report", self.name))
     }
 }
 
