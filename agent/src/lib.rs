@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod decode;
 pub mod exit;
+pub mod frame;
 pub mod gate;
 pub mod journal;
 pub mod limits;

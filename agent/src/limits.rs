@@ -12,8 +12,9 @@ pub const FRAME_LEN_MAX: usize = FRAME_HEADER_LEN + TCP_PAYLOAD_LEN_MAX;
 /// A journal block holds the longest frame with its envelope, in whole pages.
 pub const JOURNAL_BLOCK_LEN: usize =
     (BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX).next_multiple_of(BLOCK_ALIGN);
-/// Journal blocks of a shard: 16 MiB. At 1 GB/s that is 16 ms of a stalled disk.
-pub const JOURNAL_BLOCKS: usize = 16;
+/// Journal blocks of a shard: 16 MiB and one for the next segment's header page. At 1 GB/s that is
+/// 16 ms of a stalled disk.
+pub const JOURNAL_BLOCKS: usize = 17;
 /// Blocks that sinks may hold at once; the others are the writer's, so that a sink that falls
 /// behind never takes the journal's memory: it reads from disk instead.
 pub const JOURNAL_BLOCKS_SHARED_MAX: usize = JOURNAL_BLOCKS / 2;
@@ -51,6 +52,12 @@ pub const CARRY_BYTES_MAX: usize = 32 << 20;
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
 pub const NAME_LEN_MAX: usize = 32;
+/// The longest payload that a decoder is handed.
+pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
+/// Text of one JSON line whose escapes are undone: never longer than it was with them.
+pub const JSON_UNESCAPED_LEN_MAX: usize = PAYLOAD_LEN_MAX;
+/// Attributes of one JSON line: none takes fewer than the 5 bytes of `"":0,`.
+pub const JSON_ATTRIBUTES_MAX: usize = PAYLOAD_LEN_MAX / 5;
 /// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
 pub const NESTING_MAX: usize = 32;
 
@@ -58,6 +65,8 @@ const _: () = {
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
     assert!(JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
+    // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
+    assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
     assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     // The listener table stands in the segment's header page.

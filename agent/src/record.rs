@@ -1,6 +1,8 @@
 //! A record as a view: every string borrows the payload it was decoded from, or the decoder's
 //! scratch where JSON had escapes. Nothing is owned, nothing is copied.
 
+use crate::decode::protobuf;
+
 /// One log event, in OpenTelemetry's words (proto/penstock/v1/logs.proto documents the fields).
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
@@ -41,18 +43,60 @@ pub struct Attributes<'a> {
 pub(crate) enum AttributesForm<'a> {
     /// The bytes of a validated Protobuf `LogRecord`; the entries are its fields 6.
     Protobuf(&'a [u8]),
-    /// Ranges into `text`, four offsets an attribute: key start, key end, value start, value end.
+    /// Key and value of each attribute of a JSON line: most stand in the payload, those that had
+    /// escapes in the decoder's scratch.
     Spans {
-        text: &'a str,
-        spans: &'a [[u32; 4]],
+        payload: &'a str,
+        unescaped: &'a str,
+        spans: &'a [[Span; 2]],
     },
+}
+
+/// A piece of text in one of two places: the payload, or the decoder's scratch. 8 bytes, so that
+/// the bound on a line's attributes costs half of what two `&str` would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The highest bit says which of the two places (`limits` keeps offsets below it).
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    const IN_SCRATCH: u32 = 1 << 31;
+
+    #[inline(always)]
+    pub(crate) fn in_payload(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32,
+            end: end as u32,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn in_scratch(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32 | Self::IN_SCRATCH,
+            end: end as u32,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn text<'a>(self, payload: &'a str, scratch: &'a str) -> &'a str {
+        let place = if self.start & Self::IN_SCRATCH == 0 {
+            payload
+        } else {
+            scratch
+        };
+        &place[(self.start & !Self::IN_SCRATCH) as usize..self.end as usize]
+    }
 }
 
 impl Attributes<'_> {
     pub const EMPTY: Attributes<'static> = Attributes {
         count: 0,
         form: AttributesForm::Spans {
-            text: "",
+            payload: "",
+            unescaped: "",
             spans: &[],
         },
     };
@@ -66,6 +110,70 @@ impl<'a> Attributes<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Keys and values.
+    pub fn iter(&self) -> AttributesIter<'a> {
+        AttributesIter {
+            form: match self.form {
+                AttributesForm::Protobuf(record) => {
+                    IterForm::Protobuf(protobuf::Entries::of_record(record))
+                }
+                AttributesForm::Spans {
+                    payload,
+                    unescaped,
+                    spans,
+                } => IterForm::Spans {
+                    payload,
+                    unescaped,
+                    spans: spans.iter(),
+                },
+            },
+        }
+    }
+}
+
+impl<'a> IntoIterator for &Attributes<'a> {
+    type Item = (&'a str, &'a str);
+    type IntoIter = AttributesIter<'a>;
+
+    fn into_iter(self) -> AttributesIter<'a> {
+        self.iter()
+    }
+}
+
+/// What `Attributes::iter` returns.
+#[derive(Clone, Debug)]
+pub struct AttributesIter<'a> {
+    form: IterForm<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum IterForm<'a> {
+    Protobuf(protobuf::Entries<'a>),
+    Spans {
+        payload: &'a str,
+        unescaped: &'a str,
+        spans: std::slice::Iter<'a, [Span; 2]>,
+    },
+}
+
+impl<'a> Iterator for AttributesIter<'a> {
+    type Item = (&'a str, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.form {
+            IterForm::Protobuf(entries) => entries.next(),
+            IterForm::Spans {
+                payload,
+                unescaped,
+                spans,
+            } => {
+                let [key, value] = spans.next()?;
+                Some((key.text(payload, unescaped), value.text(payload, unescaped)))
+            }
+        }
     }
 }
 

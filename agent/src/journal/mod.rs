@@ -5,3 +5,5 @@
 pub mod feed;
 pub mod format;
 pub mod reader;
+pub mod recovery;
+pub mod writer;

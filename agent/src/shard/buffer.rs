@@ -4,12 +4,11 @@
 //! writes; the writer keeps one while the kernel reads it, each sink keeps one while it encodes)
 //! → free, when the last lease is dropped, on whichever thread that is.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use crate::journal::format::{BLOCK_ALIGN, BlockHeader};
+use crate::shard::region::Region;
 
 /// A block's index in its shard's pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,18 +17,12 @@ pub struct BlockId(pub u16);
 /// A fixed number of blocks in one region of memory, page-aligned for O_DIRECT and for
 /// registration with the ring.
 pub struct BlockPool {
-    base: NonNull<u8>,
-    layout: Layout,
+    region: Region,
     block_len: usize,
-    /// Leases per block: 0 is free. An open block has one, and that one is unique.
+    /// Leases per block: 0 is free. An open block has one, and that one is unique. Who may write a
+    /// block is decided here: the only step from 0 is `acquire`'s compare-and-swap.
     leases: Box<[AtomicU32]>,
 }
-
-// SAFETY: the region is plain memory; who may write a block is decided by `leases`, whose only
-// step from 0 is `acquire`'s compare-and-swap, and `OpenBlock` is neither Clone nor shareable.
-unsafe impl Send for BlockPool {}
-// SAFETY: as above; shared access to a block's bytes exists only through leases.
-unsafe impl Sync for BlockPool {}
 
 impl BlockPool {
     /// `block_len` must be a multiple of `BLOCK_ALIGN`.
@@ -42,15 +35,9 @@ impl BlockPool {
             (1..=usize::from(u16::MAX)).contains(&count),
             "count {count}"
         );
-        let layout = Layout::from_size_align(count * block_len, BLOCK_ALIGN)
-            .expect("a pool's size is a small constant");
-        // SAFETY: the layout's size is not zero, as both factors are asserted above.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .unwrap_or_else(|| handle_alloc_error(layout));
         let leases = (0..count).map(|_| AtomicU32::new(0)).collect();
         Arc::new(Self {
-            base,
-            layout,
+            region: Region::new(count * block_len),
             block_len,
             leases,
         })
@@ -72,8 +59,8 @@ impl BlockPool {
             id.0,
             self.count()
         );
-        // SAFETY: the offset lies within the region, by the assertion above.
-        unsafe { self.base.as_ptr().add(usize::from(id.0) * self.block_len) }
+        self.region
+            .at(usize::from(id.0) * self.block_len, self.block_len)
     }
 
     /// A free block, or `None` where every block is leased.
@@ -105,13 +92,6 @@ impl BlockPool {
         if self.leases[usize::from(id.0)].fetch_sub(1, Ordering::Release) == 1 {
             fence(Ordering::Acquire);
         }
-    }
-}
-
-impl Drop for BlockPool {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; leases hold the pool's Arc, so none is left.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }
 }
 

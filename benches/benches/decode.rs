@@ -1,0 +1,163 @@
+//! Decoding, one core: our views beside the owned messages of prost and serde_json.
+//!
+//! Batches of 50 records, about 215 bytes a record in Protobuf, as an agent would receive them.
+//! `PENSTOCK_LOG_LINES=FILE` takes the bodies from a file of real lines.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use penstock::decode::Decoder;
+use penstock_benches::{Line, lines};
+use penstock_proto::encoding::Encoding;
+use penstock_proto::v1::{LogBatch, LogRecord};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+const RECORDS_PER_BATCH: usize = 50;
+/// 0.4 MiB of Protobuf: what a receive buffer pool hands over before it comes round again.
+const MADE_LINES: usize = 2000;
+
+fn benches(criterion: &mut Criterion) {
+    let lines = lines(MADE_LINES);
+    let protobuf: Vec<Batch> = batches(&lines, protobuf_payload);
+    let json: Vec<Batch> = batches(&lines, json_payload);
+    for (name, batches) in [("protobuf", &protobuf), ("json", &json)] {
+        let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
+        eprintln!(
+            "{name}: {} records, {:.1} bytes a record",
+            lines.len(),
+            bytes as f64 / lines.len() as f64
+        );
+    }
+
+    let mut group = criterion.benchmark_group("protobuf");
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    group.bench_function("prost_owned", |bencher| {
+        bencher.iter(|| {
+            for batch in &protobuf {
+                black_box(LogBatch::decode(&*batch.payload).unwrap());
+            }
+        });
+    });
+    bench_views(&mut group, Encoding::Protobuf, &protobuf);
+    group.finish();
+
+    let mut group = criterion.benchmark_group("json");
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    group.bench_function("serde_json_owned", |bencher| {
+        bencher.iter(|| {
+            for batch in &json {
+                for line in batch.payload.split(|&byte| byte == b'\n') {
+                    if !line.is_empty() {
+                        black_box(serde_json::from_slice::<JsonRecord>(line).unwrap());
+                    }
+                }
+            }
+        });
+    });
+    bench_views(&mut group, Encoding::Json, &json);
+    group.finish();
+}
+
+type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
+
+fn bench_views(group: &mut Group<'_>, encoding: Encoding, batches: &[Batch]) {
+    let mut decoder = Decoder::new();
+    group.bench_function("view_validate", |bencher| {
+        bencher.iter(|| {
+            for batch in batches {
+                decoder
+                    .validate(encoding, black_box(&batch.payload), batch.records)
+                    .unwrap();
+            }
+        });
+    });
+    group.bench_function("view_for_each", |bencher| {
+        bencher.iter(|| {
+            for batch in batches {
+                decoder
+                    .for_each(encoding, black_box(&batch.payload), |record| {
+                        black_box(record);
+                    })
+                    .unwrap();
+            }
+        });
+    });
+    group.bench_function("view_for_each_with_attributes", |bencher| {
+        bencher.iter(|| {
+            for batch in batches {
+                decoder
+                    .for_each(encoding, black_box(&batch.payload), |record| {
+                        black_box(record);
+                        for pair in &record.attributes {
+                            black_box(pair);
+                        }
+                    })
+                    .unwrap();
+            }
+        });
+    });
+}
+
+struct Batch {
+    records: u32,
+    payload: Vec<u8>,
+}
+
+fn batches(lines: &[Line], encode: fn(&[Line]) -> Vec<u8>) -> Vec<Batch> {
+    lines
+        .chunks(RECORDS_PER_BATCH)
+        .map(|lines| Batch {
+            records: lines.len() as u32,
+            payload: encode(lines),
+        })
+        .collect()
+}
+
+fn protobuf_payload(lines: &[Line]) -> Vec<u8> {
+    let records = lines
+        .iter()
+        .map(|line| LogRecord {
+            time_unix_nano: line.time_unix_nano,
+            severity_number: line.severity_number,
+            service_name: line.service_name.clone(),
+            body: line.body.clone(),
+            host_name: line.host_name.clone(),
+            attributes: line.attributes.iter().cloned().collect(),
+            ..LogRecord::default()
+        })
+        .collect();
+    LogBatch { records }.encode_to_vec()
+}
+
+/// What somebody who used serde_json would write down.
+#[derive(Deserialize, Serialize)]
+struct JsonRecord {
+    time_unix_nano: String,
+    severity_number: u32,
+    service_name: String,
+    host_name: String,
+    body: String,
+    attributes: HashMap<String, String>,
+}
+
+fn json_payload(lines: &[Line]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for line in lines {
+        let record = JsonRecord {
+            time_unix_nano: line.time_unix_nano.to_string(),
+            severity_number: line.severity_number,
+            service_name: line.service_name.clone(),
+            host_name: line.host_name.clone(),
+            body: line.body.clone(),
+            attributes: line.attributes.iter().cloned().collect(),
+        };
+        serde_json::to_writer(&mut payload, &record).unwrap();
+        payload.push(b'\n');
+    }
+    payload
+}
+
+criterion_group!(decode, benches);
+criterion_main!(decode);
