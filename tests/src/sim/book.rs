@@ -23,19 +23,26 @@ pub struct Line {
 }
 
 /// Counts by what must become of the frames that arrived at one listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrivals {
     pub good: u64,
     pub refused: BTreeMap<u8, u64>,
 }
 
 impl Arrivals {
-    fn count(&mut self, fate: Fate) {
+    pub fn count(&mut self, fate: Fate) {
         match fate {
             Fate::Accepted => self.good += 1,
             Fate::Refused(reason) | Fate::FramingLost(reason) => {
                 *self.refused.entry(reason as u8).or_default() += 1;
             }
+        }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.good += other.good;
+        for (&reason, &count) in &other.refused {
+            *self.refused.entry(reason).or_default() += count;
         }
     }
 
@@ -45,14 +52,15 @@ impl Arrivals {
 }
 
 /// What a listener must have counted: `certain` at least, `certain` and `perhaps` at most. A frame
-/// is `perhaps` where it arrived on a connection that the worker was leaving.
+/// is `perhaps` where it arrived on a connection that the worker was leaving, or that failed while
+/// the worker may have kept received bytes back.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub certain: Arrivals,
     pub perhaps: Arrivals,
-    /// Connections that ended in the middle of a frame: each may count as one truncated frame.
-    pub cut_ends: u64,
+    /// Datagrams that were handed over, and those of them that a gate in user space drops.
     pub datagrams: u64,
+    pub gate_malformed: u64,
 }
 
 /// All frames of a run.
@@ -96,14 +104,4 @@ impl Book {
         self.good.get(&key).copied()
     }
 
-    /// A frame arrived as a whole.
-    pub fn arrive(&mut self, number: FrameNo, tally: &mut Tally, perhaps: bool) {
-        let line = &mut self.lines[number];
-        line.arrived += 1;
-        if perhaps {
-            tally.perhaps.count(line.frame.fate);
-        } else {
-            tally.certain.count(line.frame.fate);
-        }
-    }
 }

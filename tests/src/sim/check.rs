@@ -30,8 +30,11 @@ pub struct DurableIndex {
     walks: BTreeMap<u64, Walk>,
     /// Where each frame stands: segment and block position, for each time it was stored.
     places: BTreeMap<FrameNo, Vec<(u64, u64)>>,
-    /// Segments that were removed after every sink had committed them: their frames are delivered.
-    delivered: BTreeMap<FrameNo, u32>,
+    /// Frames of segments that were removed after every sink had committed them, with the segment:
+    /// a crash may bring it back.
+    delivered: BTreeMap<FrameNo, Vec<u64>>,
+    /// Everything before it is delivered, or was durable at the start.
+    floor: u64,
 }
 
 impl DurableIndex {
@@ -109,22 +112,35 @@ impl DurableIndex {
 
     /// A segment is removed on purpose; `delivered` says that every sink has all of it.
     pub fn remove(&mut self, number: u64, delivered: bool) {
+        let chain = self.chain();
         let Some(walk) = self.walks.remove(&number) else {
             return;
         };
+        let kept = chain.iter().find(|(segment, _)| *segment == number);
+        let end = kept.map_or(walk.header.base, |&(_, end)| end.min(walk.end));
+        if delivered {
+            self.floor = self.floor.max(end);
+        }
         for (position, frame) in walk.found {
             let places = self.places.get_mut(&frame).expect("it was found");
             let at = places.iter().position(|&place| place == (number, position));
             places.swap_remove(at.expect("it was found there"));
-            *self.delivered.entry(frame).or_default() += u32::from(delivered);
+            if delivered && position < end {
+                self.delivered.entry(frame).or_default().push(number);
+            }
         }
     }
 
-    /// Takes over what an earlier life's index had delivered.
-    pub fn inherit_delivered(&mut self, earlier: &Self) {
-        for (&frame, &times) in &earlier.delivered {
-            *self.delivered.entry(frame).or_default() += times;
-        }
+    /// Takes over what an earlier life's index had delivered; `position` is where this life starts.
+    pub fn inherit(&mut self, earlier: &Self, position: u64) {
+        self.delivered = earlier.delivered.clone();
+        self.floor = position;
+    }
+
+    /// Everything before it is durable, without a gap.
+    pub fn durable_position(&self) -> u64 {
+        let last = self.chain().last().map(|&(number, _)| self.walks[&number].end);
+        last.unwrap_or(0).max(self.floor)
     }
 
     /// The position behind the last whole block of a segment.
@@ -175,7 +191,10 @@ impl DurableIndex {
                     .any(|(number, end)| number == segment && position < end)
             })
             .count() as u32;
-        here + self.delivered.get(&frame).copied().unwrap_or(0)
+        // A segment that a crash has brought back is found again, not delivered twice.
+        let delivered = self.delivered.get(&frame).map_or(&[][..], Vec::as_slice);
+        let gone = delivered.iter().filter(|number| !self.walks.contains_key(number));
+        here + gone.count() as u32
     }
 
     /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than
@@ -273,8 +292,9 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
     for sequence in ack.sequence + 1 - u64::from(ack.count)..=ack.sequence {
         let key = (ack.producer, sequence);
         let waiting = conn.waiting.get_mut(&key);
-        let number = waiting
-            .and_then(Vec::pop)
+        let (number, _) = waiting
+            .filter(|numbers| !numbers.is_empty())
+            .map(|numbers| numbers.remove(0))
             .unwrap_or_else(|| panic!("{key:?} is answered, which waits for no answer: {ack:?}"));
         let line = book.line_mut(number);
         match (line.frame.fate, ack.status) {

@@ -65,6 +65,8 @@ struct File {
     handle: Option<SegmentFile>,
     /// Unlinked: until the folder is synced, a crash may bring it back.
     removed: bool,
+    /// The how manieth removal this was: they reach the disk in order.
+    removal: u64,
     /// Unlinked for good; kept while it is open.
     gone: bool,
 }
@@ -96,6 +98,7 @@ pub struct Disk {
     handles: BTreeMap<i32, u64>,
     handles_made: i32,
     writes_made: u64,
+    removals: u64,
 }
 
 /// What a crash or an exit left: file names and contents.
@@ -323,6 +326,8 @@ impl Disk {
             .filter(|file| !file.removed)
             .ok_or(ENOENT)?;
         file.removed = true;
+        file.removal = self.removals;
+        self.removals += 1;
         Ok(())
     }
 
@@ -361,8 +366,13 @@ impl Disk {
     /// What is there after the power came back.
     pub fn after_power_loss(&self, rng: &mut Rng) -> DiskImage {
         let mut image = DiskImage::new();
+        // Of the removals that no folder sync covers, the first few have reached the disk.
+        let removed = self.files.values().filter(|file| file.removed && !file.gone);
+        let oldest = removed.map(|file| file.removal).min().unwrap_or(self.removals);
+        let removals_kept = rng.between(oldest..=self.removals);
         for (&number, file) in &self.files {
-            if file.gone || (!file.name_durable || file.removed) && rng.chance(500) {
+            let removed = file.gone || file.removed && file.removal < removals_kept;
+            if removed || !file.name_durable && rng.chance(500) {
                 continue;
             }
             let mut bytes = file.durable.clone();

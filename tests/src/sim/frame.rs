@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use agent_common::frame::{
-    FLAG_ACKNOWLEDGE, FRAME_HEADER_LEN, FrameHeader, UDP_PAYLOAD_LEN_MAX, offset,
+    FLAG_ACKNOWLEDGE, FRAME_HEADER_LEN, FrameHeader, offset,
 };
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
@@ -13,6 +13,9 @@ use penstock_proto::wire;
 use prost::Message as _;
 
 use super::rng::Rng;
+
+/// The longest payload that the simulated listeners take.
+pub const PAYLOAD_LEN_MAX: u32 = 12 << 10;
 
 /// What must become of a frame that arrives as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Frame {
     pub records: u32,
     pub encoding: u8,
     pub wants_ack: bool,
+    /// How many of its bytes decide its fate on a stream: all, unless the header does.
+    pub decided_at: usize,
 }
 
 impl Frame {
@@ -94,7 +99,7 @@ impl Defect {
             Self::Magic => Fate::FramingLost(Reason::BadMagic),
             Self::Version => Fate::FramingLost(Reason::UnknownVersion),
             Self::HeaderChecksum => Fate::FramingLost(Reason::HeaderChecksum),
-            Self::TooLong => Fate::FramingLost(Reason::TooLong),
+            Self::TooLong => Fate::Refused(Reason::TooLong),
             Self::Reserved => Fate::Refused(Reason::BadReserved),
             Self::Encoding => Fate::Refused(Reason::UnknownEncoding),
             Self::UnsupportedEncoding => Fate::Refused(Reason::UnsupportedEncoding),
@@ -217,6 +222,7 @@ fn frame(header: FrameHeader, payload: &[u8], fate: Fate) -> Frame {
     wire::write_frame(&mut bytes, header, payload);
     Frame {
         key: (header.producer, header.sequence),
+        decided_at: bytes.len(),
         bytes: bytes.into(),
         fate,
         records: header.records,
@@ -274,13 +280,15 @@ pub fn bad(rng: &mut Rng, order: &Order, defect: Defect) -> Frame {
             // A record whose body (field 4) is the one byte FF.
             vec![0x0a, 3, 0x22, 1, 0xff]
         }
-        _ => return spoil(rng, &good(rng, order), defect),
+        _ => {
+            let whole = good(rng, order);
+            return spoil(rng, &whole, defect);
+        }
     };
     frame(header, &payload, defect.fate())
 }
 
-/// Damages a good frame in a way that keeps its length (but for `TooLong`, which is a header whose
-/// payload never follows).
+/// Damages a good frame in a way that keeps its length (but for `TooLong`).
 pub fn spoil(rng: &mut Rng, whole: &Frame, defect: Defect) -> Frame {
     let mut bytes = whole.bytes.to_vec();
     let mut records = whole.records;
@@ -299,8 +307,9 @@ pub fn spoil(rng: &mut Rng, whole: &Frame, defect: Defect) -> Frame {
         Defect::Sequence => key.1 = 0,
         Defect::Foreign => key.0 ^= 0xf0f0_0000,
         Defect::TooLong => {
-            bytes[offset::PAYLOAD_LEN..][..4].copy_from_slice(&(u32::MAX - 40).to_le_bytes());
-            bytes.truncate(FRAME_HEADER_LEN);
+            let len = rng.between(u64::from(PAYLOAD_LEN_MAX) + 1..=u64::from(PAYLOAD_LEN_MAX) * 2);
+            bytes[offset::PAYLOAD_LEN..][..4].copy_from_slice(&(len as u32).to_le_bytes());
+            bytes.resize(FRAME_HEADER_LEN + len as usize, 0);
         }
         // Below, after the header is sealed.
         Defect::HeaderChecksum | Defect::PayloadChecksum => {}
@@ -320,8 +329,22 @@ pub fn spoil(rng: &mut Rng, whole: &Frame, defect: Defect) -> Frame {
     if let Some(at) = flip {
         bytes[at] ^= 1 << rng.between(0..=7);
     }
+    let decided_at = match defect {
+        Defect::Magic => 1 + bytes.iter().position(|&b| b == b'x').expect("one was set"),
+        Defect::Version
+        | Defect::HeaderChecksum
+        | Defect::Reserved
+        | Defect::Encoding
+        | Defect::Flag
+        | Defect::Priority
+        | Defect::NoRecords
+        | Defect::TooLong
+        | Defect::Sequence => FRAME_HEADER_LEN,
+        _ => bytes.len(),
+    };
     Frame {
         key,
+        decided_at,
         encoding: bytes[offset::ENCODING],
         bytes: bytes.into(),
         fate: defect.fate(),
@@ -350,8 +373,6 @@ fn reseal(bytes: &mut [u8]) {
     let crc = crc32c::crc32c(&bytes[..offset::HEADER_CRC]);
     bytes[offset::HEADER_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
 }
-
-const _: () = assert!(UDP_PAYLOAD_LEN_MAX < u32::MAX - 40);
 
 #[cfg(test)]
 mod tests {
@@ -395,7 +416,7 @@ mod tests {
             let (Fate::Refused(reason) | Fate::FramingLost(reason)) = frame.fate else {
                 panic!("{defect:?} has no reason");
             };
-            match check_header(header, 1 << 20) {
+            match check_header(header, PAYLOAD_LEN_MAX) {
                 Err(fault) => assert_eq!(Reason::from(fault), reason, "{defect:?}"),
                 Ok(()) => assert_eq!(
                     wire::header_crc_matches(header),

@@ -7,11 +7,14 @@
 //! itself; a sync covers the writes that were done when it was pushed; closing a socket does not
 //! wait for what is in flight.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_common::frame::FRAME_HEADER_LEN;
+use agent_common::classify::check_datagram;
+use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
 use penstock::limits::SEND_BUFFER_LEN;
 use penstock::shard::buffer::{BlockId, BlockPool};
 use penstock::shard::op::{
@@ -19,12 +22,13 @@ use penstock::shard::op::{
     Received, SegmentFile, SendLease, Socket,
 };
 use penstock_proto::reason::Reason;
+use penstock_proto::wire::seal;
 
 use super::book::{Book, Tally};
 use super::check::{DurableIndex, check_answers};
 use super::clock::Agenda;
 use super::disk::{Disk, FolderTicket, SyncTicket, WriteEnd, WriteId};
-use super::frame::Fate;
+use super::frame::{Fate, PAYLOAD_LEN_MAX};
 use super::network::{Backlog, Conn, ConnId, Datagrams, Packet, Pool};
 use super::producer::{Producer, Sender, Touch, Wires};
 use super::rng::Rng;
@@ -176,6 +180,9 @@ enum Event {
     SegmentRemove(u64),
 }
 
+/// The last events of a run; shared, so that it outlives a run that fails.
+pub type Trace = Rc<RefCell<VecDeque<String>>>;
+
 /// The kernel and the world around it.
 pub struct SimKernel {
     agenda: Agenda<Event>,
@@ -190,7 +197,9 @@ pub struct SimKernel {
     pub disk: Disk,
     pub book: Book,
     pub index: DurableIndex,
-    pub tallies: BTreeMap<u16, Tally>,
+    tallies: BTreeMap<u16, Tally>,
+    /// Whether the gate is the worker's.
+    pub stand_in: bool,
     pub producers: Vec<Producer>,
     pub senders: Vec<Sender>,
 
@@ -203,7 +212,8 @@ pub struct SimKernel {
     tcp: Pool,
     udp: Pool,
     send: Pool,
-    /// Bytes that the worker has filled of each send buffer when it pushed it last.
+    /// Packets in buffers that the worker has not reaped.
+    unread: BTreeMap<u16, Packet>,
     writes: u64,
     syncs: u64,
     allocations: u64,
@@ -223,7 +233,7 @@ pub struct SimKernel {
     /// Datagrams that did not fit the socket's queue: the kernel's to count, nobody's to receive.
     pub kernel_drops: u64,
     /// Exact answers and events, kept where a run is replayed.
-    trace: Option<VecDeque<String>>,
+    trace: Option<Trace>,
     digest: u64,
 }
 
@@ -250,6 +260,7 @@ impl SimKernel {
             book: Book::default(),
             index: DurableIndex::default(),
             tallies: BTreeMap::new(),
+            stand_in: false,
             producers: Vec::new(),
             senders: Vec::new(),
             conns: Vec::new(),
@@ -257,6 +268,7 @@ impl SimKernel {
             sockets_made: 0,
             backlogs: BTreeMap::new(),
             datagrams: BTreeMap::new(),
+            unread: BTreeMap::new(),
             writes: 0,
             syncs: 0,
             allocations: 0,
@@ -278,20 +290,16 @@ impl SimKernel {
     }
 
     /// Takes over what outlives the agent: the book, and the index's view of the disk.
-    pub fn continue_book(&mut self, book: Book, earlier: &DurableIndex) {
+    pub fn continue_book(&mut self, book: Book, earlier: &DurableIndex, position: u64) {
         self.book = book;
         self.index = DurableIndex::default();
-        self.index.inherit_delivered(earlier);
+        self.index.inherit(earlier, position);
         self.index.advance(&self.disk, &self.book);
     }
 
-    pub fn keep_trace(&mut self) {
-        self.trace = Some(VecDeque::new());
-    }
-
-    /// The last events before a failure.
-    pub fn trace(&self) -> Vec<String> {
-        self.trace.iter().flatten().cloned().collect()
+    /// Remembers the last events for a failure's report.
+    pub fn keep_trace(&mut self, trace: Trace) {
+        self.trace = Some(trace);
     }
 
     /// A number that two runs share only if they did the same.
@@ -405,18 +413,31 @@ impl SimKernel {
         }
     }
 
-    /// What the agent leaves behind counts as unread: connections that never were accepted, and
-    /// partial frames at the end of those that were, belong to nobody's account.
-    pub fn close_accounts(&mut self) {
+    /// What each listener must have counted, once the worker has stopped.
+    pub fn tallies(&self) -> BTreeMap<u16, Tally> {
+        let mut tallies = self.tallies.clone();
         for conn in &self.conns {
-            if conn.framing_lost {
+            let tally = tallies.get_mut(&conn.listener).expect("a listener");
+            let unsure = conn.send_failed || self.producers[conn.producer].plan.deaf;
+            let arrivals = if unsure { &mut tally.perhaps } else { &mut tally.certain };
+            arrivals.add(&conn.arrivals);
+            tally.perhaps.add(&conn.arrivals_late);
+        }
+        tallies
+    }
+
+    /// After a clean stop: whoever could be answered was.
+    pub fn check_answered(&self) {
+        for conn in &self.conns {
+            if conn.reset || conn.send_failed || self.producers[conn.producer].plan.deaf {
                 continue;
             }
-            let tally = self.tallies.get_mut(&conn.listener).expect("a listener");
-            let cut = conn.frames.front().is_some_and(|&(end, number)| {
-                conn.reaped > end - self.book.line(number).frame.bytes.len()
-            });
-            tally.cut_ends += u64::from(cut);
+            for (key, numbers) in &conn.waiting {
+                assert!(
+                    numbers.iter().all(|&(_, owed)| !owed),
+                    "frame {key:?} was never answered, though its connection could be"
+                );
+            }
         }
     }
 
@@ -433,7 +454,8 @@ impl SimKernel {
             self.digest = (self.digest ^ byte).wrapping_mul(0x0100_0000_01b3);
         }
         self.digest = (self.digest ^ self.agenda.now_ns()).wrapping_mul(0x0100_0000_01b3);
-        if let Some(trace) = &mut self.trace {
+        if let Some(trace) = &self.trace {
+            let mut trace = trace.borrow_mut();
             if trace.len() == TRACE_MAX {
                 trace.pop_front();
             }
@@ -928,7 +950,11 @@ impl SimKernel {
         };
         let conn = &mut self.conns[id];
         let piece = &conn.sent[conn.taken..][..len];
-        self.tcp.bytes_mut(buffer)[..len].copy_from_slice(piece);
+        let bytes = self.tcp.bytes_mut(buffer);
+        bytes[..len].copy_from_slice(piece);
+        if self.lie == Some(Lie::FrameForged) {
+            forge(&mut bytes[..len]);
+        }
         conn.taken += len;
         if self.chance(self.faults.multishot_ends) {
             self.conns[id].armed = None;
@@ -973,17 +999,6 @@ impl SimKernel {
         let end = BUNDLE_PREFIX_LEN + len;
         let bytes = self.udp.bytes_mut(buffer);
         bytes[BUNDLE_PREFIX_LEN..end].copy_from_slice(&packet.bytes[..len]);
-        let tally = self.tallies.get_mut(&listener).expect("a listener");
-        tally.datagrams += packet.frames.len() as u64;
-        for (at, &number) in packet.frames.iter().enumerate() {
-            let last = at + 1 == packet.frames.len();
-            if last && packet.cut > 0 {
-                let refused = &mut tally.certain.refused;
-                *refused.entry(Reason::Truncated as u8).or_default() += 1;
-            } else {
-                self.book.arrive(number, tally, false);
-            }
-        }
         self.note("received from", &[u64::from(listener), len as u64]);
         self.complete(Completion::ReceivedFrom {
             listener: ListenerId(listener),
@@ -996,6 +1011,7 @@ impl SimKernel {
             }),
             more: !ends,
         });
+        self.unread.insert(buffer, packet);
         self.touched.push(Touch::Datagrams(listener));
     }
 
@@ -1008,6 +1024,7 @@ impl SimKernel {
         if failed {
             // A peer whose connection failed has no use for it any more.
             self.conns[id].reset = true;
+            self.conns[id].send_failed = true;
             let producer = self.conns[id].producer;
             self.producers[producer].on_closed(id);
             let errno = self.rng.pick(&[libc::EPIPE, libc::ECONNRESET]);
@@ -1186,8 +1203,11 @@ impl SimKernel {
                 };
                 self.conns[id].unreaped -= 1;
                 self.conns[id].multishot = *more;
-                if let Ok(Received::Data(lease)) = result {
-                    self.arrive_bytes(id, lease.len as usize);
+                match result {
+                    Ok(Received::Data(lease)) => self.arrive_bytes(id, lease.len as usize),
+                    Ok(Received::End) => self.arrive_end(id),
+                    Err(errno) if *errno == ENOBUFS || *errno == ECANCELED => {}
+                    Err(_) => self.arrive_end(id),
                 }
             }
             Completion::AckSent { peer, .. } => {
@@ -1198,9 +1218,17 @@ impl SimKernel {
                 let backlog = self.backlogs.get_mut(&listener.0).expect("a TCP listener");
                 backlog.multishot = *more;
             }
-            Completion::ReceivedFrom { listener, more, .. } => {
+            Completion::ReceivedFrom {
+                listener,
+                result,
+                more,
+            } => {
                 let socket = self.datagrams.get_mut(&listener.0).expect("a UDP listener");
                 socket.multishot = *more;
+                if let Ok(bundle) = result {
+                    let packet = self.unread.remove(&bundle.lease.id());
+                    self.arrive_datagrams(listener.0, &packet.expect("it was put there"));
+                }
             }
             _ => {}
         }
@@ -1209,24 +1237,78 @@ impl SimKernel {
     fn arrive_bytes(&mut self, id: ConnId, len: usize) {
         let conn = &mut self.conns[id];
         conn.reaped += len;
-        let tally = self.tallies.get_mut(&conn.listener).expect("a listener");
         while let Some(&(end, number)) = conn.frames.front() {
-            let line = self.book.line(number);
-            let (fate, len) = (line.frame.fate, line.frame.bytes.len());
-            let lost = matches!(fate, Fate::FramingLost(_));
-            let enough = if lost {
-                end - len + FRAME_HEADER_LEN
-            } else {
-                end
-            };
-            if conn.framing_lost || conn.reaped < enough {
+            let line = self.book.line_mut(number);
+            let start = end - line.frame.bytes.len();
+            if conn.framing_lost || conn.reaped < start + line.frame.decided_at {
+                break;
+            }
+            if !std::mem::replace(&mut conn.decided, true) {
+                line.arrived += 1;
+                if conn.leaving {
+                    conn.arrivals_late.count(line.frame.fate);
+                } else {
+                    conn.arrivals.count(line.frame.fate);
+                }
+                let owed = line.frame.wants_ack && !conn.leaving;
+                let waiting = conn.waiting.entry(line.frame.key).or_default();
+                waiting.push((number, owed));
+                conn.framing_lost |= matches!(line.frame.fate, Fate::FramingLost(_));
+            }
+            if conn.reaped < end {
                 break;
             }
             conn.frames.pop_front();
-            self.book.arrive(number, tally, conn.leaving);
-            conn.framing_lost |= lost;
-            let key = self.book.line(number).frame.key;
-            conn.waiting.entry(key).or_default().push(number);
+            conn.decided = false;
+        }
+    }
+
+    /// A stream's end or error was reaped: a frame that it cuts counts as one truncated.
+    fn arrive_end(&mut self, id: ConnId) {
+        let conn = &mut self.conns[id];
+        let Some(&(end, number)) = conn.frames.front() else {
+            return;
+        };
+        let start = end - self.book.line(number).frame.bytes.len();
+        if conn.framing_lost || conn.decided || conn.reaped <= start {
+            return;
+        }
+        let truncated = Fate::Refused(Reason::Truncated);
+        if conn.leaving {
+            conn.arrivals_late.count(truncated);
+        } else {
+            conn.arrivals.count(truncated);
+        }
+    }
+
+    /// A bundle was reaped.
+    fn arrive_datagrams(&mut self, listener: u16, packet: &Packet) {
+        let tally = self.tallies.get_mut(&listener).expect("a listener");
+        let count = packet.frames.len() as u64;
+        let last = packet.frames.len() - 1;
+        let is_frame = |at: usize, bytes: &[u8]| {
+            let cut = if at == last { packet.cut } else { 0 };
+            let left = &bytes[..bytes.len() - cut];
+            left.first_chunk().is_some_and(|header| {
+                check_datagram(header, left.len() as u32, PAYLOAD_LEN_MAX).is_ok()
+            })
+        };
+        let mut frames = packet.frames.iter().enumerate();
+        if self.stand_in
+            && !frames.any(|(at, &number)| is_frame(at, &self.book.line(number).frame.bytes))
+        {
+            tally.gate_malformed += count;
+            return;
+        }
+        tally.datagrams += count;
+        for (at, &number) in packet.frames.iter().enumerate() {
+            let line = self.book.line_mut(number);
+            if at == last && packet.cut > 0 {
+                tally.certain.count(Fate::Refused(Reason::Truncated));
+            } else {
+                line.arrived += 1;
+                tally.certain.count(line.frame.fate);
+            }
         }
     }
 }
@@ -1382,6 +1464,27 @@ impl Kernel for SimKernel {
     fn give_back_send(&mut self, lease: SendLease) {
         self.send.give_back(lease.id());
     }
+}
+
+/// Changes the first body in a buffer that begins with a whole frame, and mends its checksums.
+fn forge(bytes: &mut [u8]) {
+    let Some(header) = bytes.first_chunk::<FRAME_HEADER_LEN>() else {
+        return;
+    };
+    let header = FrameHeader::read(header);
+    let Some(payload) = bytes.get_mut(FRAME_HEADER_LEN..header.frame_len()) else {
+        return;
+    };
+    let Some(at) = payload.windows(3).position(|three| three == b"xxx") else {
+        return;
+    };
+    payload[at] = b'y';
+    let payload_crc = crc32c::crc32c(payload);
+    let sealed = seal(&FrameHeader {
+        payload_crc,
+        ..header
+    });
+    bytes[..FRAME_HEADER_LEN].copy_from_slice(&sealed);
 }
 
 impl SimKernel {

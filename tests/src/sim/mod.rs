@@ -7,3 +7,4 @@ pub mod kernel;
 pub mod network;
 pub mod producer;
 pub mod rng;
+pub mod scenario;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use penstock::shard::op::{PeerId, SendLease, Socket};
 
-use super::book::FrameNo;
+use super::book::{Arrivals, FrameNo};
 use super::rng::Rng;
 
 /// A stream's number; never used twice in a run.
@@ -122,8 +122,16 @@ pub struct Conn {
     pub answers_due: bool,
     /// Answers that the checker has looked at, in bytes.
     pub answers_checked: usize,
-    /// Frames that were sent on this connection and not answered: how often each.
-    pub waiting: BTreeMap<(u64, u64), Vec<FrameNo>>,
+    /// Frames that arrived on this connection and were not answered; `true`: an answer is owed.
+    pub waiting: BTreeMap<(u64, u64), Vec<(FrameNo, bool)>>,
+
+    /// What arrived while the worker read, and after it had stopped reading.
+    pub arrivals: Arrivals,
+    pub arrivals_late: Arrivals,
+    /// The frame at the front of `frames` is counted already.
+    pub decided: bool,
+    /// A send failed: the worker may have dropped what it had received and kept back.
+    pub send_failed: bool,
 }
 
 impl Conn {
@@ -155,6 +163,10 @@ impl Conn {
             answers_due: false,
             answers_checked: 0,
             waiting: BTreeMap::new(),
+            arrivals: Arrivals::default(),
+            arrivals_late: Arrivals::default(),
+            decided: false,
+            send_failed: false,
         }
     }
 
