@@ -5,6 +5,8 @@
 //! functions.
 #![cfg_attr(not(test), no_std)]
 
+pub mod bundle;
 pub mod classify;
 pub mod frame;
+pub mod layout;
 pub mod verdict;

@@ -56,4 +56,12 @@ impl Failure {
         };
         Self::new(exit, format!("{what}: {error}"))
     }
+
+    /// The same failure with a more telling message.
+    pub fn with(self, message: impl std::fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            ..self
+        }
+    }
 }

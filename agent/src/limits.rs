@@ -21,6 +21,10 @@ pub const JOURNAL_BLOCKS_SHARED_MAX: usize = JOURNAL_BLOCKS / 2;
 /// A segment is preallocated at this size, in bytes of blocks.
 pub const SEGMENT_LEN: u64 = 256 << 20;
 
+/// Segments that a shard needs to make progress: the one being written and its successor, opened
+/// ahead so that a switch does not wait for the disk. Sinks drain the sealed ones meanwhile.
+pub const SHARD_SEGMENTS_MIN: u64 = 2;
+
 /// TCP receive buffers of a shard: 64 × 128 KiB = 8 MiB.
 pub const TCP_BUFFER_LEN: usize = 128 << 10;
 pub const TCP_BUFFERS: usize = 64;
@@ -58,8 +62,44 @@ pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
 pub const JSON_UNESCAPED_LEN_MAX: usize = PAYLOAD_LEN_MAX;
 /// Attributes of one JSON line: none takes fewer than the 5 bytes of `"":0,`.
 pub const JSON_ATTRIBUTES_MAX: usize = PAYLOAD_LEN_MAX / 5;
+/// Configured sinks: each costs `SINK_SHARD_MEMORY` a shard and reads every block once more.
+pub const SINKS_MAX: usize = 16;
+/// Worker threads; a shard's number is a metric label and part of its folder's name.
+pub const SHARDS_MAX: u16 = 256;
+/// A configuration file, in bytes, and how many may stand in `conf.d`.
+pub const CONFIG_FILE_LEN_MAX: u64 = 1 << 20;
+pub const CONFIG_FILES_MAX: usize = 256;
 /// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
 pub const NESTING_MAX: usize = 32;
+
+/// Memory of one shard: its pools, and an allowance for its tables (connection slots, waiting
+/// acknowledgements, dedup windows, counters).
+pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
+    + TCP_BUFFERS * TCP_BUFFER_LEN
+    + UDP_BUFFERS * UDP_BUFFER_LEN
+    + SEND_BUFFERS * SEND_BUFFER_LEN
+    + CARRY_BYTES_MAX) as u64
+    + SHARD_TABLES_MEMORY;
+/// Allowance for what a shard keeps beside its pools.
+pub const SHARD_TABLES_MEMORY: u64 = 8 << 20;
+/// Memory of one sink on one shard: a block read from disk, the same records encoded, and an
+/// allowance for the compressor's window and the decoder's scratch.
+pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
+/// Allowance for zstd's compression context and the decoder's scratch of one sink.
+pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Allowance for what does not depend on the shards: code, stacks, the control thread, metrics.
+pub const PROCESS_MEMORY: u64 = 16 << 20;
+
+/// What the agent may come to use, in bytes: the sum that `memory_max` must cover. Socket receive
+/// buffers are the kernel's memory and stand beside it.
+pub const fn memory_needed(shards: u16, sinks: usize) -> u64 {
+    PROCESS_MEMORY + shards as u64 * (SHARD_MEMORY + sinks as u64 * SINK_SHARD_MEMORY)
+}
+
+/// What `shards` shards need of `journal.max_size`, in bytes.
+pub const fn journal_needed(shards: u16) -> u64 {
+    shards as u64 * SHARD_SEGMENTS_MIN * SEGMENT_LEN
+}
 
 const _: () = {
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);

@@ -1,1 +1,32 @@
+//! The Penstock producer as a library.
+//!
+//! [`Sender`] is what most programs want: it takes records, batches them into frames, sends them
+//! over TCP, sends again what was not acknowledged, and says at the end what became of each.
+//! Below it stands [`Producer`], the protocol as a state machine without I/O: bytes in, bytes out,
+//! the time passed in. [`datagram::DatagramPacker`] packs records for UDP, where nothing is
+//! acknowledged. `proto/PROTOCOL.md` is the protocol's description.
+//!
+//! `examples/send_lines.rs` is the shortest useful program.
+#![forbid(unsafe_code)]
 
+pub mod backoff;
+pub mod batch;
+pub mod datagram;
+pub mod options;
+pub mod producer;
+pub mod record;
+pub mod report;
+pub mod sender;
+mod window;
+
+pub use options::Options;
+pub use penstock_proto::encoding::Encoding;
+pub use penstock_proto::v1::LogRecord;
+pub use producer::{Demand, Producer, PushError};
+pub use report::Report;
+pub use sender::{SendError, Sender};
+
+/// A producer id for one life of a producer: random, and never 0, which is nobody.
+pub fn random_producer_id() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}

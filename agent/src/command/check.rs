@@ -1,11 +1,86 @@
 //! `penstock check`.
 
-use crate::exit::Failure;
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, LoadError};
+use crate::exit::{Exit, Failure};
 
 /// Check a configuration file: every mistake with its line and what would be right.
+///
+/// Reads the file and the conf.d beside it. Ends with 0 where all is right, 78 where something is
+/// wrong, 66 where the file is missing. What this host will not give (a receive buffer beyond
+/// net.core.rmem_max, say) is a warning and no mistake.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// The file; without one, /etc/penstock/penstock.toml
+    file: Option<PathBuf>,
+}
 
-pub fn run(_arguments: Arguments) -> Result<(), Failure> {
-    Ok(())
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let report = check(arguments.file.as_deref())?;
+    print!("{}", report.text);
+    match report.failure {
+        None => Ok(()),
+        Some(failure) => Err(failure),
+    }
+}
+
+/// What goes to standard output, and how the command ends.
+struct Report {
+    text: String,
+    failure: Option<Failure>,
+}
+
+fn check(file: Option<&Path>) -> Result<Report, Failure> {
+    match config::load(file) {
+        Ok(loaded) => {
+            let mut text: String = config::warnings(&loaded.settings)
+                .iter()
+                .map(|warning| format!("warning: {warning}\n"))
+                .collect();
+            text.push_str(&format!("{}: no mistakes\n", loaded.source()));
+            Ok(Report {
+                text,
+                failure: None,
+            })
+        }
+        Err(LoadError::Mistakes(mistakes)) => Ok(Report {
+            text: mistakes.0.iter().map(|m| format!("{m}\n")).collect(),
+            failure: Some(Failure::new(
+                Exit::Config,
+                format!("{} in the configuration", mistakes.count()),
+            )),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_text(text: &str) -> Report {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("penstock.toml");
+        std::fs::write(&file, text).expect("a file");
+        check(Some(&file)).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    #[test]
+    fn a_right_file_ends_with_0_and_a_wrong_one_with_78_and_each_mistake() {
+        let report = check_text("memory_max = \"512MiB\"\n");
+        assert!(report.failure.is_none());
+        assert!(report.text.ends_with("penstock.toml: no mistakes\n"));
+
+        let report = check_text("memory_max = 5\ncolour = \"red\"\n");
+        assert_eq!(report.failure.map(|f| f.exit), Some(Exit::Config));
+        assert!(report.text.contains("penstock.toml:1:14: memory_max"));
+        assert!(report.text.contains("penstock.toml:2:1: colour"));
+    }
+
+    #[test]
+    fn a_missing_file_ends_with_66() {
+        let failure = check(Some(Path::new("/nonexistent/penstock.toml"))).err();
+        assert_eq!(failure.map(|f| f.exit), Some(Exit::NoInput));
+    }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// All of it, checked.
+use crate::limits;
+
+/// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub data_dir: PathBuf,
@@ -19,9 +21,26 @@ pub struct Settings {
     pub sinks: Vec<SinkSettings>,
 }
 
+impl Settings {
+    /// How many shards to run on a host that gives this process `cores` cores.
+    pub fn shard_count(&self, cores: u16) -> u16 {
+        match self.shards {
+            Shards::Count(count) => count,
+            Shards::Auto => (1..=cores.clamp(1, limits::SHARDS_MAX))
+                .rev()
+                .find(|&count| {
+                    limits::memory_needed(count, self.sinks.len()) <= self.memory_max
+                        && limits::journal_needed(count) <= self.journal.max_size
+                })
+                .unwrap_or(1),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shards {
-    /// One per core this process may run on.
+    /// One per core this process may run on, as far as `memory_max` and `journal.max_size` go:
+    /// `Settings::shard_count` has the number.
     Auto,
     Count(u16),
 }
@@ -70,6 +89,16 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// The scheme of a listener's address.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateSettings {
     pub mode: GateMode,
@@ -88,6 +117,8 @@ pub enum GateMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkSettings {
     pub name: String,
+    pub kind: SinkKind,
+    pub format: FileFormat,
     pub compression: Compression,
     pub rotate_size: u64,
     pub rotate_age: Duration,
@@ -95,6 +126,20 @@ pub struct SinkSettings {
     pub keep_size: u64,
     /// Sealed files older than this are removed.
     pub keep_age: Duration,
+}
+
+/// Where a sink delivers to: the `type` of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// Files under `DATA/records/`.
+    File,
+}
+
+/// What a file sink writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// Avro container files.
+    Avro,
 }
 
 /// The codec of an Avro container file.

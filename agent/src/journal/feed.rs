@@ -19,6 +19,8 @@ pub struct JournalMarks {
     durable: AtomicU64,
     /// Records before `durable`, since the journal's first segment.
     durable_records: AtomicU64,
+    /// Frames are taken: the writer has a place for them on disk.
+    writable: AtomicBool,
     /// The writer is gone: `durable` will not move again.
     closed: AtomicBool,
 }
@@ -28,6 +30,7 @@ impl JournalMarks {
         Self {
             durable: AtomicU64::new(durable),
             durable_records: AtomicU64::new(durable_records),
+            writable: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -38,6 +41,14 @@ impl JournalMarks {
 
     pub fn durable_records(&self) -> u64 {
         self.durable_records.load(Ordering::Acquire)
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
+    pub fn set_writable(&self, writable: bool) {
+        self.writable.store(writable, Ordering::Relaxed);
     }
 
     pub fn is_closed(&self) -> bool {

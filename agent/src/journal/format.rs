@@ -300,17 +300,24 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// The next entry's header and what follows it. A fault here loses the place: nothing tells
+    /// where the entry after it begins.
+    fn read_head(&self) -> Result<(&'a [u8; ENTRY_HEADER_LEN], &'a [u8]), FormatFault> {
+        let rest = self.bytes.get(self.at..).ok_or(FormatFault::Short)?;
+        let head: &[u8; ENTRY_HEADER_LEN] = rest.first_chunk().ok_or(FormatFault::Short)?;
+        if crc32c::crc32c(&head[..44]) != get_u32(head, 44) {
+            return Err(FormatFault::Checksum);
+        }
+        let len = get_u32(head, 0) as usize;
+        let entry = rest.get(..len).ok_or(FormatFault::Length)?;
+        let body = entry.get(ENTRY_HEADER_LEN..).ok_or(FormatFault::Length)?;
+        Ok((head, body))
+    }
+
     fn read_next(&mut self) -> Result<Option<Entry<'a>>, FormatFault> {
         while self.left > 0 {
-            let rest = self.bytes.get(self.at..).ok_or(FormatFault::Short)?;
-            let head: &[u8; ENTRY_HEADER_LEN] = rest.first_chunk().ok_or(FormatFault::Short)?;
-            if crc32c::crc32c(&head[..44]) != get_u32(head, 44) {
-                return Err(FormatFault::Checksum);
-            }
-            let len = get_u32(head, 0) as usize;
-            let entry = rest.get(..len).ok_or(FormatFault::Length)?;
-            let body = entry.get(ENTRY_HEADER_LEN..).ok_or(FormatFault::Length)?;
-            self.at += len.next_multiple_of(ENTRY_ALIGN);
+            let (head, body) = self.read_head().inspect_err(|_| self.left = 0)?;
+            self.at += (ENTRY_HEADER_LEN + body.len()).next_multiple_of(ENTRY_ALIGN);
             self.left -= 1;
             if head[4] != ENTRY_KIND_FRAME {
                 continue;
@@ -337,15 +344,12 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// A damaged entry is one `Err`; the good ones after it still come.
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, FormatFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.read_next().transpose();
-        if matches!(item, Some(Err(_))) {
-            self.left = 0;
-        }
-        item
+        self.read_next().transpose()
     }
 }
 

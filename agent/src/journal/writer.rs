@@ -453,6 +453,7 @@ impl Writer {
         }
         self.prepare_segment(now);
         self.remove_segment();
+        self.plan.marks.set_writable(self.has_places());
     }
 
     /// When `tick` has something to do for the block being filled.
@@ -897,6 +898,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.plan.marks.set_writable(false);
         self.plan.marks.close();
     }
 }

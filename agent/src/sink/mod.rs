@@ -1,1 +1,226 @@
-//! (under way)
+//! Sinks: readers of a shard's journal that deliver its records somewhere and keep a durable cursor.
+//!
+//! `run` is the loop that every sink shares: blocks from memory while it keeps up, from disk when
+//! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files.
+//! A sink knows the journal's reader and nothing of sockets.
+
+pub mod file;
+pub mod run;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use penstock_proto::reason::Reason;
+
+use crate::journal::format::FormatFault;
+pub use crate::journal::reader::BlockView as Block;
+use crate::journal::reader::ReadError;
+
+/// How far a sink has come: a position in a shard's journal, always a block's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    pub position: u64,
+    /// Records in the journal before `position`.
+    pub records: u64,
+}
+
+/// Where records go. One value serves one sink and one shard, on one thread.
+///
+/// Output and cursor commit in order: first the output is durable, then the cursor that speaks of
+/// it. Whatever was delivered after the last commit is undone by `resume` and delivered again, so
+/// that a stored record appears once, after any crash and after any error: `resume` is also what
+/// the loop calls after a failed `deliver` or `commit`.
+pub trait Sink {
+    /// Brings the output back to its last commit, and finishes what that commit began. `None`: this
+    /// sink never committed anything of this shard.
+    fn resume(&mut self) -> Result<Option<Cursor>, SinkError>;
+
+    /// Sets the first cursor there is, durably, before anything is delivered.
+    fn begin(&mut self, cursor: Cursor) -> Result<(), SinkError>;
+
+    /// Takes the records of the block at the cursor. Entries that cannot be read are counted in
+    /// `Delivered` and stepped over.
+    fn deliver(&mut self, block: Block<'_>) -> Result<Delivered, SinkError>;
+
+    /// Moves the cursor over bytes of the journal that cannot be delivered.
+    fn skip_to(&mut self, cursor: Cursor);
+
+    /// Whether the sink wants a commit before the loop's own bounds call for one.
+    fn wants_commit(&self) -> bool;
+
+    /// Makes everything delivered so far durable, and then the cursor.
+    fn commit(&mut self) -> Result<Cursor, SinkError>;
+
+    /// Commits, and closes the output so that it is complete as it stands.
+    fn seal(&mut self) -> Result<Cursor, SinkError>;
+}
+
+/// What became of one block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub records: u64,
+    /// Observed time of the block's last entry; 0 where it has none.
+    pub observed_time_unix_nano: u64,
+    /// Entries whose bytes are damaged, and the first one's fault.
+    pub damaged_entries: u64,
+    pub first_fault: Option<FormatFault>,
+    /// Entries that this version cannot decode, and the first one's reason.
+    pub undecodable_entries: u64,
+    pub first_reason: Option<Reason>,
+}
+
+/// Why a sink could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    #[error("{call} {}: {source}", path.display())]
+    Output {
+        call: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{call} {}: {source}", path.display())]
+    Cursor {
+        call: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The cursor's file is not what this sink wrote. Guessing would store records twice or never.
+    #[error(
+        "{}: the cursor is damaged ({what}); remove it to deliver the journal again from its \
+         oldest segment, which may store records a second time",
+        path.display()
+    )]
+    CursorDamaged { path: PathBuf, what: &'static str },
+    #[error(transparent)]
+    Journal(#[from] ReadError),
+    /// The stop's deadline passed. Nothing is lost: the rest is delivered after the next start.
+    #[error("stopped at its deadline, {undelivered} records behind the journal")]
+    Deadline { undelivered: u64 },
+}
+
+macro_rules! error_reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal;)*) => {
+        /// What went wrong in a sink: the label of `penstock_sink_errors_total{sink,reason}`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum ErrorReason { $($(#[$doc])* $name,)* }
+
+        impl ErrorReason {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            pub const COUNT: usize = Self::ALL.len();
+
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+error_reasons! {
+    /// No room for the output (ENOSPC, EDQUOT).
+    OutputFull = "output_full";
+    /// Any other failure of the output.
+    Output = "output";
+    Cursor = "cursor";
+    CursorDamaged = "cursor_damaged";
+    /// The journal could not be read.
+    Journal = "journal";
+    /// A segment that was not yet delivered is not there.
+    JournalMissing = "journal_missing";
+    /// Bytes of the journal fail their checksums; stepped over.
+    Damaged = "damaged";
+    /// An entry that this version cannot decode; stepped over.
+    Undecodable = "undecodable";
+    /// The stop's deadline passed before everything was delivered.
+    Deadline = "deadline";
+}
+
+impl SinkError {
+    pub fn reason(&self) -> ErrorReason {
+        match self {
+            Self::Output { source, .. } | Self::Cursor { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                ErrorReason::OutputFull
+            }
+            Self::Output { .. } => ErrorReason::Output,
+            Self::Cursor { .. } => ErrorReason::Cursor,
+            Self::CursorDamaged { .. } => ErrorReason::CursorDamaged,
+            Self::Journal(ReadError::Missing { .. }) => ErrorReason::JournalMissing,
+            Self::Journal(ReadError::Damaged { .. }) => ErrorReason::Damaged,
+            Self::Journal(_) => ErrorReason::Journal,
+            Self::Deadline { .. } => ErrorReason::Deadline,
+        }
+    }
+}
+
+/// What one sink counts, all its shards together; written by its threads, read by the metrics.
+#[derive(Debug, Default)]
+pub struct SinkStats {
+    /// Records in committed output.
+    pub records: AtomicU64,
+    /// Records that the journal held and nobody could deliver (damage, missing segments).
+    pub records_skipped: AtomicU64,
+    /// Bytes written to output, retries included.
+    pub bytes_written: AtomicU64,
+    pub files_sealed: AtomicU64,
+    errors: [AtomicU64; ErrorReason::COUNT],
+}
+
+impl SinkStats {
+    pub fn count_error(&self, reason: ErrorReason, times: u64) {
+        self.errors[reason as usize].fetch_add(times, Ordering::Relaxed);
+    }
+
+    pub fn errors(&self, reason: ErrorReason) -> u64 {
+        self.errors[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// One thread's own view of time behind: for `penstock_sink_lag_seconds`.
+#[derive(Debug, Default)]
+pub struct SinkLag {
+    /// Observed time of the oldest record that is taken but not committed; 0: nothing waits.
+    oldest_pending_unix_nano: AtomicU64,
+}
+
+impl SinkLag {
+    pub fn set_oldest_pending(&self, unix_nano: u64) {
+        self.oldest_pending_unix_nano
+            .store(unix_nano, Ordering::Relaxed);
+    }
+
+    pub fn seconds(&self, now_unix_nano: u64) -> f64 {
+        match self.oldest_pending_unix_nano.load(Ordering::Relaxed) {
+            0 => 0.0,
+            since => now_unix_nano.saturating_sub(since) as f64 / 1e9,
+        }
+    }
+}
+
+/// Until when sinks may go on delivering. Unset while the agent runs; the control thread sets it
+/// once, when it stops. A sink looks at it before each block and while it waits to try again, so
+/// that an output that fails or is slow ends there. A call that hangs in the kernel (a dead network
+/// file system) cannot be interrupted: whoever joins the thread bounds the wait (`run::join_until`).
+#[derive(Debug, Default)]
+pub struct StopDeadline(OnceLock<Instant>);
+
+impl StopDeadline {
+    pub fn set(&self, deadline: Instant) {
+        // A second stop does not extend the first.
+        let _ = self.0.set(deadline);
+    }
+
+    pub fn get(&self) -> Option<Instant> {
+        self.0.get().copied()
+    }
+
+    pub fn has_passed(&self) -> bool {
+        self.get().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}

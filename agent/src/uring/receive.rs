@@ -46,7 +46,9 @@ impl ReceivePool {
         let address = pool.entries.at(0, 0) as u64;
         // SAFETY: the entries' region is page-aligned, holds `count` entries, and lives as long as
         // the ring: `Ring` drops its io_uring before its pools (field order).
-        unsafe { submitter.register_buf_ring(address, pool.count, group_number(group)) }?;
+        unsafe {
+            submitter.register_buf_ring_with_flags(address, pool.count, group_number(group), 0)
+        }?;
         for id in 0..pool.count {
             pool.add(id);
         }

@@ -1,0 +1,167 @@
+//! What the host will not give although the configuration asks for it: warnings, not mistakes.
+
+use super::settings::{Protocol, Settings, Shards};
+use super::unit::{about_size, format_size};
+use crate::limits;
+
+/// CAP_NET_ADMIN, as a bit of CapEff (linux/capability.h): SO_RCVBUFFORCE needs it.
+const CAP_NET_ADMIN: u32 = 12;
+
+/// What of this host bears on the settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// net.core.rmem_max in bytes; `None` where it cannot be read.
+    pub rmem_max: Option<u64>,
+    pub has_net_admin: bool,
+    /// Cores that this process may run on.
+    pub cores: u16,
+}
+
+impl Host {
+    pub fn here() -> Self {
+        let read = |path| std::fs::read_to_string(path).ok();
+        Self {
+            rmem_max: read("/proc/sys/net/core/rmem_max").and_then(|t| t.trim().parse().ok()),
+            has_net_admin: read("/proc/self/status")
+                .is_some_and(|status| has_capability(&status, CAP_NET_ADMIN)),
+            cores: std::thread::available_parallelism()
+                .map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX)),
+        }
+    }
+}
+
+/// One line each for what the settings ask of this host and will not get.
+pub fn warnings(settings: &Settings) -> Vec<String> {
+    warnings_on(settings, &Host::here())
+}
+
+fn warnings_on(settings: &Settings, host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(rmem_max) = host.rmem_max.filter(|_| !host.has_net_admin) {
+        let most = settings
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.receive_buffer.map(|bytes| (bytes, listener)))
+            .filter(|(bytes, _)| *bytes > rmem_max)
+            .max_by_key(|(bytes, _)| *bytes);
+        if let Some((bytes, listener)) = most {
+            warnings.push(format!(
+                "listeners.{}.receive_buffer is {}, but this host gives a socket at most {} \
+                 without CAP_NET_ADMIN: sysctl -w net.core.rmem_max={bytes}",
+                listener.name,
+                format_size(bytes),
+                about_size(rmem_max),
+            ));
+        }
+    }
+    let cores = host.cores.min(limits::SHARDS_MAX);
+    let count = settings.shard_count(cores);
+    if settings.shards == Shards::Auto && count < cores {
+        warnings.push(format!(
+            "shards = \"auto\" gives {count} on these {cores} cores, as one for each needs \
+             memory_max = \"{}\" and journal.max_size = \"{}\"",
+            // In whole MiB, so that what is printed is enough and can be copied.
+            format_size(
+                limits::memory_needed(cores, settings.sinks.len())
+                    .next_multiple_of(1 << 20)
+                    .max(settings.memory_max)
+            ),
+            format_size(limits::journal_needed(cores).max(settings.journal.max_size)),
+        ));
+    }
+    if !settings.admin.address.ip().is_loopback() {
+        warnings.push(format!(
+            "admin.address {} can be reached from other hosts, and asks nobody for a password",
+            settings.admin.address
+        ));
+    }
+    for listener in &settings.listeners {
+        if listener.protocol == Protocol::Tcp && listener.receive_buffer.is_some() {
+            warnings.push(format!(
+                "listeners.{}.receive_buffer turns the kernel's own tuning of TCP buffers off",
+                listener.name
+            ));
+        }
+    }
+    warnings
+}
+
+/// Whether the CapEff line of /proc/self/status has the capability's bit.
+fn has_capability(status: &str, capability: u32) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> capability & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Host = Host {
+        rmem_max: Some(212_992),
+        has_net_admin: false,
+        cores: 1,
+    };
+
+    #[test]
+    fn the_receive_buffer_warning_names_the_sysctl_that_mends_it() {
+        let warnings = warnings_on(&super::super::builtin(), &PLAIN);
+        assert_eq!(
+            warnings,
+            [
+                "listeners.udp.receive_buffer is 16MiB, but this host gives a socket at most 208KiB \
+              without CAP_NET_ADMIN: sysctl -w net.core.rmem_max=16777216"
+            ]
+        );
+        for enough in [
+            Host {
+                has_net_admin: true,
+                ..PLAIN
+            },
+            Host {
+                rmem_max: Some(16 << 20),
+                ..PLAIN
+            },
+            Host {
+                rmem_max: None,
+                ..PLAIN
+            },
+        ] {
+            assert!(
+                warnings_on(&super::super::builtin(), &enough).is_empty(),
+                "{enough:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn auto_shards_that_do_not_fit_are_named_with_what_would() {
+        let host = Host {
+            has_net_admin: true,
+            cores: 64,
+            ..PLAIN
+        };
+        let mut settings = super::super::builtin();
+        let warnings = warnings_on(&settings, &host);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        // What the warning prints is enough.
+        settings.memory_max = limits::memory_needed(64, 1).next_multiple_of(1 << 20);
+        settings.journal.max_size = 32 << 30;
+        assert!(
+            warnings[0].contains("journal.max_size = \"32GiB\""),
+            "{warnings:?}"
+        );
+        assert_eq!(settings.shard_count(64), 64);
+        assert!(warnings_on(&settings, &host).is_empty());
+    }
+
+    #[test]
+    fn capabilities_are_bits_of_cap_eff() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n";
+        assert!(has_capability(status, 12));
+        assert!(!has_capability(status, 11));
+        assert!(!has_capability("", 12));
+    }
+}

@@ -1,0 +1,598 @@
+//! Every key there is, once: its name, its default, how its value is read and how it is written.
+//! Parsing, `config show` and the test of the example all go by this table.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::document::Leaf;
+use super::mistake::Wrong;
+use super::settings::{
+    Compression, FileFormat, GateMode, MinFree, Protocol, Shards, SinkKind, SyncMode,
+};
+use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
+use crate::limits::SHARDS_MAX;
+
+/// A key whose value is a `T`.
+pub struct Key<T: 'static> {
+    /// Dotted; `*` stands for a name.
+    pub path: &'static str,
+    /// What holds where the key is not given, as text; `None` where it must be given, or where
+    /// nothing holds without it.
+    pub default: Option<&'static str>,
+    pub parse: fn(&Leaf) -> Result<T, Wrong>,
+    /// The value as TOML.
+    pub show: fn(&T) -> String,
+}
+
+pub const DATA_DIR: Key<PathBuf> = Key {
+    path: "data_dir",
+    default: Some("./penstock-data"),
+    parse: |leaf| match text(leaf, "/var/lib/penstock")? {
+        "" => Err(Wrong::new(
+            "an empty path",
+            "write as in \"/var/lib/penstock\"",
+        )),
+        path => Ok(PathBuf::from(path)),
+    },
+    show: |path| quote(&path.to_string_lossy()),
+};
+
+pub const SHARDS: Key<Shards> = Key {
+    path: "shards",
+    default: Some("auto"),
+    parse: parse_shards,
+    show: |shards| match shards {
+        Shards::Auto => quote("auto"),
+        Shards::Count(count) => count.to_string(),
+    },
+};
+
+pub const MEMORY_MAX: Key<u64> = Key {
+    path: "memory_max",
+    default: Some("256MiB"),
+    parse: |leaf| size(leaf, 1 << 20, 1 << 44),
+    show: show_size,
+};
+
+pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
+    path: "admin.address",
+    default: Some("127.0.0.1:4680"),
+    parse: |leaf| {
+        let text = text(leaf, "127.0.0.1:4680")?;
+        socket_address(text, "127.0.0.1:4680", "")
+    },
+    show: |address| quote(&address.to_string()),
+};
+
+pub const JOURNAL_MAX_SIZE: Key<u64> = Key {
+    path: "journal.max_size",
+    default: Some("8GiB"),
+    parse: |leaf| size(leaf, 1 << 20, 1 << 50),
+    show: show_size,
+};
+
+pub const JOURNAL_MIN_FREE: Key<MinFree> = Key {
+    path: "journal.min_free",
+    default: Some("10%"),
+    parse: parse_min_free,
+    show: |min_free| match min_free {
+        MinFree::Percent(percent) => quote(&format!("{percent}%")),
+        MinFree::Bytes(bytes) => show_size(bytes),
+    },
+};
+
+pub const JOURNAL_SYNC: Key<SyncMode> = Key {
+    path: "journal.sync",
+    default: Some("always"),
+    parse: |leaf| word(leaf, &SYNC_WORDS, &["interval", "never"]),
+    show: |sync| show_word(sync, &SYNC_WORDS),
+};
+const SYNC_WORDS: [(&str, SyncMode); 1] = [("always", SyncMode::Always)];
+
+pub const JOURNAL_COMMIT_INTERVAL: Key<Duration> = Key {
+    path: "journal.commit_interval",
+    default: Some("5ms"),
+    parse: |leaf| time(leaf, Duration::ZERO, Duration::from_secs(1)),
+    show: show_time,
+};
+
+pub const LISTENER_ADDRESS: Key<(Protocol, SocketAddr)> = Key {
+    path: "listeners.*.address",
+    default: None,
+    parse: parse_listener_address,
+    show: |(protocol, address)| quote(&format!("{}://{address}", protocol.scheme())),
+};
+
+/// For UDP `UDP_RECEIVE_BUFFER` holds where it is not given; for TCP the kernel sizes the buffer.
+pub const LISTENER_RECEIVE_BUFFER: Key<u64> = Key {
+    path: "listeners.*.receive_buffer",
+    default: None,
+    // Below 64 KiB not even one bundle fits; SO_RCVBUF is an int that the kernel doubles.
+    parse: |leaf| size(leaf, 64 << 10, (1 << 30) - 1),
+    show: show_size,
+};
+pub const UDP_RECEIVE_BUFFER: u64 = 16 << 20;
+
+pub const GATE_MODE: Key<GateMode> = Key {
+    path: "gate.mode",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &GATE_WORDS, &[]),
+    show: |mode| show_word(mode, &GATE_WORDS),
+};
+const GATE_WORDS: [(&str, GateMode); 3] = [
+    ("auto", GateMode::Auto),
+    ("required", GateMode::Required),
+    ("off", GateMode::Off),
+];
+
+pub const SINK_TYPE: Key<SinkKind> = Key {
+    path: "sinks.*.type",
+    default: None,
+    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp", "penstock"]),
+    show: |kind| show_word(kind, &SINK_WORDS),
+};
+const SINK_WORDS: [(&str, SinkKind); 1] = [("file", SinkKind::File)];
+
+pub const SINK_FORMAT: Key<FileFormat> = Key {
+    path: "sinks.*.format",
+    default: Some("avro"),
+    parse: |leaf| word(leaf, &FORMAT_WORDS, &["jsonl", "json", "protobuf", "pb"]),
+    show: |format| show_word(format, &FORMAT_WORDS),
+};
+const FORMAT_WORDS: [(&str, FileFormat); 1] = [("avro", FileFormat::Avro)];
+
+pub const SINK_COMPRESSION: Key<Compression> = Key {
+    path: "sinks.*.compression",
+    default: Some("zstd"),
+    parse: |leaf| word(leaf, &COMPRESSION_WORDS, &["snappy"]),
+    show: |compression| show_word(compression, &COMPRESSION_WORDS),
+};
+const COMPRESSION_WORDS: [(&str, Compression); 2] =
+    [("zstd", Compression::Zstd), ("none", Compression::None)];
+
+pub const SINK_ROTATE_SIZE: Key<u64> = Key {
+    path: "sinks.*.rotate.size",
+    default: Some("256MiB"),
+    parse: |leaf| size(leaf, 64 << 10, 1 << 40),
+    show: show_size,
+};
+
+pub const SINK_ROTATE_AGE: Key<Duration> = Key {
+    path: "sinks.*.rotate.age",
+    default: Some("5m"),
+    parse: |leaf| time(leaf, Duration::from_millis(100), DAYS_30),
+    show: show_time,
+};
+
+pub const SINK_KEEP_SIZE: Key<u64> = Key {
+    path: "sinks.*.keep.size",
+    default: Some("50GiB"),
+    parse: |leaf| size(leaf, 64 << 10, 1 << 50),
+    show: show_size,
+};
+
+pub const SINK_KEEP_AGE: Key<Duration> = Key {
+    path: "sinks.*.keep.age",
+    default: Some("7d"),
+    parse: |leaf| time(leaf, Duration::from_secs(1), DAYS_3650),
+    show: show_time,
+};
+
+const DAYS_30: Duration = Duration::from_secs(30 * 86_400);
+const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// The paths of all keys above.
+pub const KNOWN: &[&str] = &[
+    DATA_DIR.path,
+    SHARDS.path,
+    MEMORY_MAX.path,
+    ADMIN_ADDRESS.path,
+    JOURNAL_MAX_SIZE.path,
+    JOURNAL_MIN_FREE.path,
+    JOURNAL_SYNC.path,
+    JOURNAL_COMMIT_INTERVAL.path,
+    LISTENER_ADDRESS.path,
+    LISTENER_RECEIVE_BUFFER.path,
+    GATE_MODE.path,
+    SINK_TYPE.path,
+    SINK_FORMAT.path,
+    SINK_COMPRESSION.path,
+    SINK_ROTATE_SIZE.path,
+    SINK_ROTATE_AGE.path,
+    SINK_KEEP_SIZE.path,
+    SINK_KEEP_AGE.path,
+];
+
+/// Keys of later versions, known so that the answer is not "unknown key".
+pub const LATER: &[&str] = &[
+    "gate.deny",
+    "gate.limits",
+    "journal.on_full",
+    "sinks.*.on_full",
+];
+
+impl<T> Key<T> {
+    /// The value that holds where the key is not given.
+    pub fn default_value(&self) -> Option<T> {
+        let text = self.default?;
+        let leaf = Leaf::Text(text.to_owned());
+        Some((self.parse)(&leaf).unwrap_or_else(|wrong| {
+            panic!("the default {text:?} of {} is wrong: {wrong:?}", self.path)
+        }))
+    }
+
+    /// The path with `name` in the place of `*`.
+    pub fn path_of(&self, name: &str) -> String {
+        self.path.replace('*', name)
+    }
+}
+
+/// A string as TOML writes it.
+pub fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn show_size(bytes: &u64) -> String {
+    quote(&format_size(*bytes))
+}
+
+fn show_time(time: &Duration) -> String {
+    quote(&format_time(*time))
+}
+
+fn show_word<T: PartialEq>(value: &T, words: &[(&str, T)]) -> String {
+    words
+        .iter()
+        .find(|(_, known)| known == value)
+        .map(|(word, _)| quote(word))
+        .expect("every value of a closed set has its word in the table beside its key")
+}
+
+fn text<'a>(leaf: &'a Leaf, example: &str) -> Result<&'a str, Wrong> {
+    match leaf {
+        Leaf::Text(text) => Ok(text),
+        Leaf::Number(_) => Err(Wrong::new("a number, where text is wanted", as_in(example))),
+        Leaf::Other(what) => Err(Wrong::new(
+            format!("{what}, where text is wanted"),
+            as_in(example),
+        )),
+    }
+}
+
+fn as_in(example: &str) -> String {
+    format!("write it in quotes, as in \"{example}\"")
+}
+
+fn size(leaf: &Leaf, min: u64, max: u64) -> Result<u64, Wrong> {
+    let bytes = match leaf {
+        Leaf::Number(number) => return Err(bare_size(number)),
+        _ => parse_size(text(leaf, "256MiB")?)?,
+    };
+    in_range(bytes, min, max, format_size)
+}
+
+/// A bare number is most often bytes: show both that and what else may have been meant.
+fn bare_size(number: &str) -> Wrong {
+    let message = format!("the bare number {number}, where a size with its unit is wanted");
+    let help = match number.replace('_', "").parse::<u64>() {
+        Ok(bytes) if bytes >= 1024 && bytes.is_multiple_of(1024) => {
+            format!("write \"{}\", which is {bytes} bytes", format_size(bytes))
+        }
+        Ok(bytes) => format!("write \"{bytes}B\" for bytes, or as in \"{bytes}MiB\""),
+        Err(_) => "write as in \"256MiB\"".to_owned(),
+    };
+    Wrong::new(message, help)
+}
+
+fn time(leaf: &Leaf, min: Duration, max: Duration) -> Result<Duration, Wrong> {
+    let time = match leaf {
+        Leaf::Number(number) => {
+            return Err(Wrong::new(
+                format!("the bare number {number}, where a time with its unit is wanted"),
+                match number.parse::<u64>() {
+                    Ok(number) => format!("write as in \"{number}ms\" or \"{number}s\""),
+                    Err(_) => "write as in \"5ms\"".to_owned(),
+                },
+            ));
+        }
+        _ => parse_time(text(leaf, "5ms")?)?,
+    };
+    in_range(time, min, max, format_time)
+}
+
+fn in_range<T: PartialOrd + Copy>(
+    value: T,
+    min: T,
+    max: T,
+    format: fn(T) -> String,
+) -> Result<T, Wrong> {
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    Err(Wrong::new(
+        format!("{} is out of range", format(value)),
+        format!("from \"{}\" to \"{}\"", format(min), format(max)),
+    ))
+}
+
+/// One of a closed set of words; `later` are words of later versions.
+fn word<T: Copy>(leaf: &Leaf, words: &[(&str, T)], later: &[&str]) -> Result<T, Wrong> {
+    let all = words
+        .iter()
+        .map(|(word, _)| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let given = text(leaf, words[0].0)?;
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == given) {
+        return Ok(*value);
+    }
+    if later.contains(&given) {
+        return Err(Wrong::new(
+            format!("\"{given}\" is not in this version"),
+            format!("this version knows {all}"),
+        ));
+    }
+    let candidates: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let help = match nearest(given, &candidates) {
+        Some(near) => format!("did you mean \"{near}\"? It may be {all}"),
+        None => format!("it may be {all}"),
+    };
+    Err(Wrong::new(format!("\"{given}\" is not known"), help))
+}
+
+fn parse_shards(leaf: &Leaf) -> Result<Shards, Wrong> {
+    let help = format!("write \"auto\", or a number from 1 to {SHARDS_MAX} without quotes");
+    match leaf {
+        Leaf::Text(text) if text == "auto" => Ok(Shards::Auto),
+        Leaf::Number(number) => match number.parse::<u16>() {
+            Ok(count) if (1..=SHARDS_MAX).contains(&count) => Ok(Shards::Count(count)),
+            _ => Err(Wrong::new(format!("{number} is no number of shards"), help)),
+        },
+        Leaf::Text(text) => Err(Wrong::new(
+            format!("\"{text}\" is no number of shards"),
+            help,
+        )),
+        Leaf::Other(what) => Err(Wrong::new(format!("{what} is no number of shards"), help)),
+    }
+}
+
+fn parse_min_free(leaf: &Leaf) -> Result<MinFree, Wrong> {
+    const HELP: &str = "write a share of the disk as in \"10%\", or a size as in \"20GiB\"";
+    match leaf {
+        Leaf::Number(number) => Err(Wrong::new(
+            format!("the bare number {number}, where a percentage or a size is wanted"),
+            HELP,
+        )),
+        _ => {
+            let text = text(leaf, "10%")?;
+            if text.ends_with('%') {
+                let percent = parse_percent(text)?;
+                if percent > 90.0 {
+                    return Err(Wrong::new(
+                        format!("{percent}% is out of range"),
+                        "from \"0%\" to \"90%\"",
+                    ));
+                }
+                return Ok(MinFree::Percent(percent));
+            }
+            match parse_size(text) {
+                Ok(bytes) => in_range(bytes, 0, 1 << 50, format_size).map(MinFree::Bytes),
+                Err(wrong) => Err(Wrong::new(wrong.message, HELP)),
+            }
+        }
+    }
+}
+
+fn parse_listener_address(leaf: &Leaf) -> Result<(Protocol, SocketAddr), Wrong> {
+    const EXAMPLE: &str = "udp://0.0.0.0:4600";
+    const HELP: &str = "write as in \"udp://0.0.0.0:4600\" or \"tcp://[::]:4600\"";
+    let text = text(leaf, EXAMPLE)?;
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(Wrong::new(format!("\"{text}\" has no protocol"), HELP));
+    };
+    let protocol = match scheme {
+        "udp" => Protocol::Udp,
+        "tcp" => Protocol::Tcp,
+        "tls" | "syslog" | "otlp" | "unix" => {
+            return Err(Wrong::new(
+                format!("the protocol {scheme}:// is not in this version"),
+                "this version knows udp:// and tcp://",
+            ));
+        }
+        _ => return Err(Wrong::new(format!("{scheme}:// is no protocol"), HELP)),
+    };
+    let prefix = format!("{scheme}://");
+    let address = socket_address(rest, "0.0.0.0:4600", &prefix)?;
+    Ok((protocol, address))
+}
+
+/// An address and a port; names are refused, as what they stand for can change under the agent.
+fn socket_address(text: &str, example: &str, prefix: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let example = format!("write as in \"{prefix}{example}\"");
+    if !prefix.is_empty() && text.contains('/') {
+        return Err(Wrong::new(
+            format!("\"{text}\": a path after the port"),
+            example,
+        ));
+    }
+    if let Some((_, rest)) = text.split_once("://") {
+        return Err(Wrong::new(
+            format!("\"{text}\" begins with a protocol, which has no place here"),
+            format!("write \"{}\"", rest.trim_end_matches('/')),
+        ));
+    }
+    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        let whole = SocketAddr::new(ip, 4600);
+        return Err(Wrong::new(
+            format!("\"{text}\" has no port"),
+            format!("write as in \"{prefix}{whole}\""),
+        ));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    if port.parse::<u16>().is_err() {
+        let message = if port.is_empty() {
+            format!("\"{text}\" has no port")
+        } else {
+            format!("\"{port}\" is no port")
+        };
+        return Err(Wrong::new(message, example));
+    }
+    if host.is_empty() || host == "*" {
+        return Err(Wrong::new(
+            format!("\"{text}\" has no address"),
+            format!(
+                "for every address write \"{prefix}0.0.0.0:{port}\" or \"{prefix}[::]:{port}\""
+            ),
+        ));
+    }
+    if host.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Err(Wrong::new(
+            format!("\"{text}\": an IPv6 address before a port stands in brackets"),
+            format!("write \"{prefix}[{host}]:{port}\""),
+        ));
+    }
+    let help = if host == "localhost" {
+        format!("write \"{prefix}127.0.0.1:{port}\"")
+    } else {
+        format!("use an address, as in \"{prefix}0.0.0.0:{port}\"")
+    };
+    Err(Wrong::new(
+        format!("\"{host}\" is no address (names are not looked up here)"),
+        help,
+    ))
+}
+
+/// The candidate that was probably meant.
+pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    let given = given.to_lowercase().replace('-', "_");
+    let mut best: Option<(usize, &str)> = None;
+    for &candidate in candidates {
+        let distance = strsim::damerau_levenshtein(&given, candidate);
+        // A slip in every third letter is still the same word; `interval` is a part of
+        // `commit_interval`.
+        let is_near = distance <= 1 + candidate.len() / 4
+            || (given.len() >= 4 && candidate.contains(&given))
+            || (candidate.len() >= 4 && given.contains(candidate));
+        if is_near && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(text: &str) -> Leaf {
+        Leaf::Text(text.to_owned())
+    }
+
+    #[test]
+    fn listener_addresses() {
+        for (text, protocol, address) in [
+            ("udp://0.0.0.0:4600", Protocol::Udp, "0.0.0.0:4600"),
+            ("tcp://[::]:4600", Protocol::Tcp, "[::]:4600"),
+            ("tcp://127.0.0.1:0", Protocol::Tcp, "127.0.0.1:0"),
+            ("udp://[fe80::1]:65535", Protocol::Udp, "[fe80::1]:65535"),
+        ] {
+            let parsed = (LISTENER_ADDRESS.parse)(&leaf(text));
+            let address: SocketAddr = address.parse().expect("an address");
+            assert_eq!(parsed, Ok((protocol, address)), "{text}");
+            let shown = (LISTENER_ADDRESS.show)(&(protocol, address));
+            assert_eq!(shown, format!("\"{text}\""));
+        }
+    }
+
+    #[test]
+    fn what_is_no_listener_address_is_refused_with_the_right_form() {
+        for (text, message, help) in [
+            ("0.0.0.0:4600", "no protocol", "udp://0.0.0.0:4600"),
+            ("http://0.0.0.0:4600", "http:// is no protocol", "udp://"),
+            (
+                "tls://0.0.0.0:6514",
+                "not in this version",
+                "udp:// and tcp://",
+            ),
+            (
+                "udp://localhost:4600",
+                "names are not looked up",
+                "udp://127.0.0.1:4600",
+            ),
+            (
+                "tcp://logs.example:4600",
+                "names are not looked up",
+                "tcp://0.0.0.0:4600",
+            ),
+            ("udp://0.0.0.0", "has no port", "udp://0.0.0.0:4600"),
+            ("udp://:4600", "has no address", "udp://[::]:4600"),
+            (
+                "tcp://0.0.0.0:66000",
+                "\"66000\" is no port",
+                "tcp://0.0.0.0:4600",
+            ),
+            ("udp://fe80::1", "has no port", "udp://[fe80::1]:4600"),
+            (
+                "tcp://1:2:3:4:5:6:7:8:4600",
+                "in brackets",
+                "tcp://[1:2:3:4:5:6:7:8]:4600",
+            ),
+            (
+                "udp://0.0.0.0:4600/x",
+                "path after the port",
+                "udp://0.0.0.0:4600",
+            ),
+        ] {
+            let wrong = (LISTENER_ADDRESS.parse)(&leaf(text)).expect_err(text);
+            assert!(wrong.message.contains(message), "{text}: {wrong:?}");
+            assert!(wrong.help.contains(help), "{text}: {wrong:?}");
+        }
+        let wrong = (ADMIN_ADDRESS.parse)(&leaf("http://127.0.0.1:4680/")).expect_err("a scheme");
+        assert_eq!(wrong.help, "write \"127.0.0.1:4680\"");
+    }
+
+    #[test]
+    fn shards_are_auto_or_a_small_number() {
+        let number = |text: &str| Leaf::Number(text.to_owned());
+        assert_eq!((SHARDS.parse)(&leaf("auto")), Ok(Shards::Auto));
+        assert_eq!((SHARDS.parse)(&number("2")), Ok(Shards::Count(2)));
+        for bad in [
+            leaf("2"),
+            number("0"),
+            number("257"),
+            number("-1"),
+            Leaf::Other("a list"),
+        ] {
+            assert!((SHARDS.parse)(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn min_free_is_a_share_or_a_size() {
+        assert_eq!(
+            (JOURNAL_MIN_FREE.parse)(&leaf("2.5%")),
+            Ok(MinFree::Percent(2.5))
+        );
+        assert_eq!(
+            (JOURNAL_MIN_FREE.parse)(&leaf("1GiB")),
+            Ok(MinFree::Bytes(1 << 30))
+        );
+        for bad in ["91%", "10", "x", ""] {
+            assert!((JOURNAL_MIN_FREE.parse)(&leaf(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_found_or_none() {
+        let keys = ["max_size", "min_free", "sync", "commit_interval"];
+        assert_eq!(nearest("max_sise", &keys), Some("max_size"));
+        assert_eq!(nearest("Max-Size", &keys), Some("max_size"));
+        assert_eq!(nearest("interval", &keys), Some("commit_interval"));
+        assert_eq!(nearest("snyc", &keys), Some("sync"));
+        assert_eq!(nearest("colour", &keys), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! Settings to TOML that reads back to the same settings.
+
+use std::fmt::Write;
+
+use super::key::{self, Key};
+use super::settings::Settings;
+
+/// Every value in force, as a configuration file.
+pub fn show(settings: &Settings) -> String {
+    let mut out = String::new();
+    line(&mut out, &key::DATA_DIR, &settings.data_dir);
+    line(&mut out, &key::SHARDS, &settings.shards);
+    line(&mut out, &key::MEMORY_MAX, &settings.memory_max);
+    out.push_str("\n[admin]\n");
+    line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
+    out.push_str("\n[journal]\n");
+    let journal = &settings.journal;
+    line(&mut out, &key::JOURNAL_MAX_SIZE, &journal.max_size);
+    line(&mut out, &key::JOURNAL_MIN_FREE, &journal.min_free);
+    line(&mut out, &key::JOURNAL_SYNC, &journal.sync);
+    line(
+        &mut out,
+        &key::JOURNAL_COMMIT_INTERVAL,
+        &journal.commit_interval,
+    );
+    for listener in &settings.listeners {
+        put(&mut out, format_args!("\n[listeners.{}]\n", listener.name));
+        let address = (listener.protocol, listener.address);
+        line(&mut out, &key::LISTENER_ADDRESS, &address);
+        if let Some(bytes) = &listener.receive_buffer {
+            line(&mut out, &key::LISTENER_RECEIVE_BUFFER, bytes);
+        }
+    }
+    out.push_str("\n[gate]\n");
+    line(&mut out, &key::GATE_MODE, &settings.gate.mode);
+    for sink in &settings.sinks {
+        put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
+        line(&mut out, &key::SINK_TYPE, &sink.kind);
+        line(&mut out, &key::SINK_FORMAT, &sink.format);
+        line(&mut out, &key::SINK_COMPRESSION, &sink.compression);
+        pair(
+            &mut out,
+            (&key::SINK_ROTATE_SIZE, &sink.rotate_size),
+            (&key::SINK_ROTATE_AGE, &sink.rotate_age),
+        );
+        pair(
+            &mut out,
+            (&key::SINK_KEEP_SIZE, &sink.keep_size),
+            (&key::SINK_KEEP_AGE, &sink.keep_age),
+        );
+    }
+    out
+}
+
+fn line<T>(out: &mut String, key: &Key<T>, value: &T) {
+    let (_, name) = split(key.path);
+    put(out, format_args!("{name} = {}\n", (key.show)(value)));
+}
+
+/// `rotate = { size = "256MiB", age = "5m" }`
+fn pair<A, B>(out: &mut String, a: (&Key<A>, &A), b: (&Key<B>, &B)) {
+    let (table, first) = split(a.0.path);
+    let (_, second) = split(b.0.path);
+    let (_, table) = split(table);
+    put(
+        out,
+        format_args!(
+            "{table} = {{ {first} = {}, {second} = {} }}\n",
+            (a.0.show)(a.1),
+            (b.0.show)(b.1)
+        ),
+    );
+}
+
+fn split(path: &'static str) -> (&'static str, &'static str) {
+    path.rsplit_once('.').unwrap_or(("", path))
+}
+
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text)
+        .expect("writing to a String cannot fail");
+}

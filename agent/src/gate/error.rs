@@ -1,0 +1,108 @@
+//! Why the gate cannot stand in the kernel, with the call that failed and what to do about it.
+
+use std::error::Error;
+use std::io;
+
+use aya::EbpfError;
+use aya::programs::ProgramError;
+
+use super::btf::Malformed;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error(
+        "this build holds no eBPF object: run `cargo xtask build-ebpf`, then build the agent again"
+    )]
+    NoObject,
+    #[error(
+        "{call}: {source}: run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN \
+         (systemd: AmbientCapabilities=)"
+    )]
+    Permission {
+        call: &'static str,
+        source: Box<dyn Error + Send + Sync>,
+    },
+    #[error("loading the eBPF object: {0}: build it again with `cargo xtask build-ebpf`")]
+    Object(EbpfError),
+    #[error("the eBPF object has no {what} `{name}`: build it again with `cargo xtask build-ebpf`")]
+    Incomplete {
+        what: &'static str,
+        name: &'static str,
+    },
+    #[error("{what} of the eBPF object: {source}")]
+    Map {
+        what: &'static str,
+        source: aya::maps::MapError,
+    },
+    #[error(
+        "the kernel refuses the eBPF program `{program}`: {reason}: please report it with the \
+         kernel's version and the log at level debug"
+    )]
+    Refused {
+        program: &'static str,
+        reason: String,
+    },
+    #[error(
+        "reading /sys/kernel/btf/vmlinux: {0}: the kernel must be built with CONFIG_DEBUG_INFO_BTF"
+    )]
+    NoKernelTypes(io::Error),
+    #[error("/sys/kernel/btf/vmlinux: {0}: please report it with the kernel's version")]
+    KernelTypes(#[from] Malformed),
+    #[error("the kernel's tracepoint kfree_skb names no socket: that needs Linux 6.11 or later")]
+    Tracepoint,
+    #[error("the kernel's types have no {0} of the expected size: please report its version")]
+    KernelField(&'static str),
+    #[error("attaching to the tracepoint kfree_skb: {0}")]
+    AttachTracepoint(ProgramError),
+    #[error("getsockopt SO_COOKIE: {0}")]
+    Cookie(io::Error),
+    #[error("setsockopt SO_ATTACH_BPF: {0}: is the socket's filter locked (SO_LOCK_FILTER)?")]
+    Attach(ProgramError),
+    #[error("bpf map update of SOCKETS: {0}: the gate guards at most 4096 sockets")]
+    Slot(aya::maps::MapError),
+    #[error("fstat of a socket: {0}")]
+    Stat(io::Error),
+    #[error("listener {listener} of {listeners}: the gate was opened for fewer")]
+    Listener { listener: u16, listeners: usize },
+}
+
+impl GateError {
+    /// Sorts out a missing permission, which has a remedy of its own, wherever it stands in the
+    /// chain of causes.
+    pub(super) fn sort<E: Error + Send + Sync + 'static>(
+        call: &'static str,
+        error: E,
+        other: impl FnOnce(E) -> Self,
+    ) -> Self {
+        if is_permission(&error) {
+            return Self::Permission {
+                call,
+                source: root_cause(error),
+            };
+        }
+        other(error)
+    }
+}
+
+fn is_permission(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    })
+}
+
+/// The errno alone: what wraps it may carry a verifier log of pages.
+fn root_cause<E: Error + Send + Sync + 'static>(error: E) -> Box<dyn Error + Send + Sync> {
+    let errno = causes(&error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .find_map(io::Error::raw_os_error);
+    match errno {
+        Some(errno) => Box::new(io::Error::from_raw_os_error(errno)),
+        None => Box::new(error),
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

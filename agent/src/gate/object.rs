@@ -1,0 +1,25 @@
+//! The eBPF object, as `agent/build.rs` found it.
+
+/// The bytes of `penstock-gate.o`, aligned as an ELF parser needs them; `None` in a build that was
+/// made before `cargo xtask build-ebpf`.
+#[cfg(gate_object)]
+pub static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/penstock-gate.o"
+)));
+#[cfg(not(gate_object))]
+pub static OBJECT: Option<&[u8]> = None;
+
+/// Names within the object; `tests/tests/gate_object.rs` holds it to them.
+pub const FILTER: &str = "penstock_filter";
+pub const KERNEL_DROPS: &str = "penstock_kernel_drops";
+/// The tracepoint that `KERNEL_DROPS` is attached to.
+pub const TRACEPOINT: &str = "kfree_skb";
+
+pub mod map {
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const VERDICTS: &str = "VERDICTS";
+    pub const KERNEL_DROPS: &str = "KERNEL_DROPS";
+    pub const BUNDLES: &str = "BUNDLES";
+    pub const STRAYS: &str = "STRAYS";
+}
