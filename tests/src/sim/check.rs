@@ -1,0 +1,330 @@
+//! The heart: at the moment an acknowledgement leaves, its frame stands in the disk's durable
+//! image, at a place that a recovery would find. Nothing here shares code with the writer: the
+//! image is read with `journal::format` alone.
+
+use std::collections::BTreeMap;
+
+use penstock::journal::format::{
+    BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_number,
+};
+use penstock_proto::reason::Reason;
+use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
+
+use super::book::{Book, FrameNo};
+use super::disk::{Disk, DiskImage};
+use super::frame::Fate;
+use super::network::Conn;
+
+/// One segment, read as far as its bytes are whole.
+struct Walk {
+    header: SegmentHeader,
+    /// The position behind the last whole block.
+    end: u64,
+    /// Frames found, with the position of their block.
+    found: Vec<(u64, FrameNo)>,
+}
+
+/// What stands durably in the journal, block after block without a gap.
+#[derive(Default)]
+pub struct DurableIndex {
+    walks: BTreeMap<u64, Walk>,
+    /// Where each frame stands: segment and block position, for each time it was stored.
+    places: BTreeMap<FrameNo, Vec<(u64, u64)>>,
+    /// Frames of segments that were removed after every sink had committed them, with the segment:
+    /// a crash may bring it back.
+    delivered: BTreeMap<FrameNo, Vec<u64>>,
+    /// Everything before it is delivered, or was durable at the start.
+    floor: u64,
+}
+
+impl DurableIndex {
+    /// Reads on where the last look ended.
+    pub fn advance(&mut self, disk: &Disk, book: &Book) {
+        let numbers: Vec<u64> = disk.durable_segments().collect();
+        for number in numbers {
+            let bytes = disk.durable_bytes(number).expect("its name is durable");
+            self.read_segment(number, bytes, book);
+        }
+    }
+
+    /// An index of what a crash or an exit left.
+    pub fn of_image(image: &DiskImage, book: &Book) -> Self {
+        let mut index = Self::default();
+        for (name, bytes) in image {
+            let number = segment_number(name).unwrap_or_else(|| panic!("{name} is no segment"));
+            index.read_segment(number, bytes, book);
+        }
+        index
+    }
+
+    fn read_segment(&mut self, number: u64, bytes: &[u8], book: &Book) {
+        if !self.walks.contains_key(&number) {
+            let Ok(header) = SegmentHeader::read(bytes) else {
+                return;
+            };
+            assert_eq!(header.number, number, "a segment under another's name");
+            let end = header.base;
+            self.walks.insert(
+                number,
+                Walk {
+                    header,
+                    end,
+                    found: Vec::new(),
+                },
+            );
+        }
+        let walk = self.walks.get_mut(&number).expect("just made");
+        loop {
+            let offset = SEGMENT_HEADER_LEN as u64 + (walk.end - walk.header.base);
+            let Some(block) = bytes.get(offset as usize..) else {
+                return;
+            };
+            let Ok(header) = BlockHeader::read(block, number, walk.end) else {
+                return;
+            };
+            let Some(frames) = frames_of_block(block, &header, book) else {
+                return;
+            };
+            for &frame in &frames {
+                walk.found.push((walk.end, frame));
+                self.places
+                    .entry(frame)
+                    .or_default()
+                    .push((number, walk.end));
+            }
+            walk.end = header.end_position();
+        }
+    }
+
+    /// Whether a segment holds a frame that was acknowledged and stands nowhere else.
+    pub fn holds_acknowledged(&self, number: u64, book: &Book) -> bool {
+        let chain = self.chain();
+        self.walks.get(&number).is_some_and(|walk| {
+            walk.found.iter().any(|&(position, frame)| {
+                book.line(frame).acknowledged
+                    && self.stored_in(&chain, frame) <= 1
+                    && chain
+                        .iter()
+                        .any(|&(segment, end)| segment == number && position < end)
+            })
+        })
+    }
+
+    /// A segment is removed on purpose; `delivered` says that every sink has all of it.
+    pub fn remove(&mut self, number: u64, delivered: bool) {
+        let chain = self.chain();
+        let Some(walk) = self.walks.remove(&number) else {
+            return;
+        };
+        let kept = chain.iter().find(|(segment, _)| *segment == number);
+        let end = kept.map_or(walk.header.base, |&(_, end)| end.min(walk.end));
+        if delivered {
+            self.floor = self.floor.max(end);
+        }
+        for (position, frame) in walk.found {
+            let places = self.places.get_mut(&frame).expect("it was found");
+            let at = places.iter().position(|&place| place == (number, position));
+            places.swap_remove(at.expect("it was found there"));
+            if delivered && position < end {
+                self.delivered.entry(frame).or_default().push(number);
+            }
+        }
+    }
+
+    /// Takes over what an earlier life's index had delivered; `position` is where this life starts.
+    pub fn inherit(&mut self, earlier: &Self, position: u64) {
+        self.delivered = earlier.delivered.clone();
+        self.floor = position;
+    }
+
+    /// Everything before it is durable, without a gap.
+    pub fn durable_position(&self) -> u64 {
+        let last = self.chain().last().map(|&(number, _)| self.walks[&number].end);
+        last.unwrap_or(0).max(self.floor)
+    }
+
+    /// The position behind the last whole block of a segment.
+    pub fn segment_end(&self, number: u64) -> Option<u64> {
+        self.walks.get(&number).map(|walk| walk.end)
+    }
+
+    /// The segments that a recovery keeps, oldest first, each with the position where it ends for
+    /// its successor. It starts from the newest and follows the predecessors back (what lies
+    /// between in number was given up), and then goes forth as far as each segment is whole.
+    fn chain(&self) -> Vec<(u64, u64)> {
+        let mut numbers = Vec::new();
+        let mut next = self.walks.keys().next_back().copied();
+        while let Some(number) = next {
+            numbers.push(number);
+            let predecessor = self.walks[&number].header.predecessor;
+            assert!(predecessor < number, "segment {number} follows {predecessor}");
+            next = self.walks.contains_key(&predecessor).then_some(predecessor);
+        }
+        numbers.reverse();
+        let mut chain = Vec::with_capacity(numbers.len());
+        for (at, &number) in numbers.iter().enumerate() {
+            let end = numbers
+                .get(at + 1)
+                .map_or(u64::MAX, |next| self.walks[next].header.base);
+            chain.push((number, end));
+            if self.walks[&number].end < end {
+                // Not whole: nothing behind it can be called durable.
+                break;
+            }
+        }
+        chain
+    }
+
+    /// How often a frame is stored where a recovery finds it.
+    pub fn stored(&self, frame: FrameNo) -> u32 {
+        let chain = self.chain();
+        self.stored_in(&chain, frame)
+    }
+
+    fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
+        let places = self.places.get(&frame).map_or(&[][..], Vec::as_slice);
+        let here = places
+            .iter()
+            .filter(|(segment, position)| {
+                chain
+                    .iter()
+                    .any(|(number, end)| number == segment && position < end)
+            })
+            .count() as u32;
+        // A segment that a crash has brought back is found again, not delivered twice.
+        let delivered = self.delivered.get(&frame).map_or(&[][..], Vec::as_slice);
+        let gone = delivered.iter().filter(|number| !self.walks.contains_key(number));
+        here + gone.count() as u32
+    }
+
+    /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than
+    /// it arrived.
+    pub fn check_book(&self, book: &Book) {
+        let chain = self.chain();
+        for (number, line) in book.lines().iter().enumerate() {
+            let stored = self.stored_in(&chain, number);
+            assert!(
+                stored > 0 || !line.acknowledged,
+                "frame {:?} was acknowledged and is lost",
+                line.frame.key
+            );
+            assert!(
+                stored <= line.arrived,
+                "frame {:?} arrived {} times and is stored {stored} times",
+                line.frame.key,
+                line.arrived
+            );
+        }
+    }
+
+    /// Records stored where a recovery finds them, delivered ones included.
+    pub fn stored_records(&self, book: &Book) -> u64 {
+        let chain = self.chain();
+        book.lines()
+            .iter()
+            .enumerate()
+            .map(|(number, line)| {
+                u64::from(self.stored_in(&chain, number)) * u64::from(line.frame.records)
+            })
+            .sum()
+    }
+}
+
+/// The frames of a block, or `None` where it is not whole. An intact entry that nobody sent, or
+/// with other bytes than were sent, is the agent's bug.
+fn frames_of_block(block: &[u8], header: &BlockHeader, book: &Book) -> Option<Vec<FrameNo>> {
+    if block.len() < header.len as usize {
+        return None;
+    }
+    let mut frames = Vec::with_capacity(header.entries as usize);
+    let mut records = 0;
+    for entry in Entries::new(block, header, true) {
+        let entry = entry.ok()?;
+        let key = (entry.header.producer, entry.header.sequence);
+        let number = book
+            .good(key)
+            .unwrap_or_else(|| panic!("frame {key:?} is stored and was never sent as a good one"));
+        let line = book.line(number);
+        assert_eq!(
+            entry.payload,
+            line.frame.payload(),
+            "frame {key:?} is stored with other bytes than it was sent with"
+        );
+        assert_eq!(
+            (entry.header.encoding, entry.header.records),
+            (line.frame.encoding, line.frame.records),
+            "frame {key:?} is stored with another header than it was sent with"
+        );
+        assert_eq!(
+            entry.envelope.listener, line.listener,
+            "frame {key:?} is stored under another listener"
+        );
+        records += entry.header.records;
+        frames.push(number);
+    }
+    assert_eq!(header.records, records, "a block's header counts its records");
+    Some(frames)
+}
+
+/// Looks at the acknowledgements that a worker has begun to send on a connection since the last
+/// look. Frames that they settle are taken off `conn.waiting`.
+pub fn check_answers(conn: &mut Conn, book: &mut Book, index: &DurableIndex) {
+    while conn.answers.len() - conn.answers_checked >= ACK_LEN {
+        let bytes = conn.answers[conn.answers_checked..].first_chunk::<ACK_LEN>();
+        let ack = Ack::read(bytes.expect("a whole one is there"))
+            .unwrap_or_else(|| panic!("what is sent is no acknowledgement: {bytes:?}"));
+        conn.answers_checked += ACK_LEN;
+        check_answer(conn, book, index, &ack);
+    }
+}
+
+fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ack) {
+    if (ack.producer, ack.sequence) == (0, 0) {
+        assert_eq!(ack.status, AckStatus::Refused, "only lost framing has no sequence");
+        assert!(
+            conn.framing_lost || conn.fin || conn.reset,
+            "the agent says that framing is lost ({:?}) where it is not",
+            Reason::from_wire(ack.reason)
+        );
+        return;
+    }
+    assert!(ack.count >= 1, "an acknowledgement of no frame: {ack:?}");
+    for sequence in ack.sequence + 1 - u64::from(ack.count)..=ack.sequence {
+        let key = (ack.producer, sequence);
+        let waiting = conn.waiting.get_mut(&key);
+        let (number, _) = waiting
+            .filter(|numbers| !numbers.is_empty())
+            .map(|numbers| numbers.remove(0))
+            .unwrap_or_else(|| panic!("{key:?} is answered, which waits for no answer: {ack:?}"));
+        let line = book.line_mut(number);
+        match (line.frame.fate, ack.status) {
+            (Fate::Accepted, AckStatus::Durable) => {
+                assert_eq!(ack.reason, 0, "a reason for what is durable");
+                assert!(
+                    index.stored(number) > 0,
+                    "frame {key:?} is acknowledged before it is durable"
+                );
+                line.acknowledged = true;
+            }
+            // Nobody's fault: no room, a broken disk, the end.
+            (Fate::Accepted, AckStatus::TryLater | AckStatus::Refused) => {
+                let reason = Reason::from_wire(ack.reason);
+                assert!(
+                    matches!(
+                        reason,
+                        Some(Reason::Backpressure | Reason::JournalFailed | Reason::Stopping)
+                    ),
+                    "good frame {key:?} is refused: {ack:?} {reason:?}"
+                );
+            }
+            (Fate::Refused(reason) | Fate::FramingLost(reason), AckStatus::Refused) => {
+                assert_eq!(
+                    Reason::from_wire(ack.reason),
+                    Some(reason),
+                    "frame {key:?} is refused for the wrong reason"
+                );
+            }
+            (fate, status) => panic!("frame {key:?} of fate {fate:?} is answered {status:?}"),
+        }
+    }
+}

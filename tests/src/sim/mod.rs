@@ -1,0 +1,10 @@
+pub mod book;
+pub mod check;
+pub mod clock;
+pub mod disk;
+pub mod frame;
+pub mod kernel;
+pub mod network;
+pub mod producer;
+pub mod rng;
+pub mod scenario;
