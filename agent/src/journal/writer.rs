@@ -634,6 +634,9 @@ impl Writer {
     /// is durable before all of its predecessor is. One sync is in flight at most: what is written
     /// meanwhile is the next group.
     fn push_sync(&mut self, now: Now) {
+        // A segment that was durable to its end before its successor came has nothing left to
+        // sync: it must not stand before the successor for ever.
+        self.finish_segments();
         let Some(front) = self.segments.front() else {
             return;
         };
