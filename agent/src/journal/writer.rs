@@ -438,8 +438,11 @@ impl Writer {
 
     fn predecessor(&self) -> u64 {
         let open = self.segments.back().map(|segment| segment.number);
-        open.or(self.finished.back().map(|segment| segment.number))
-            .unwrap_or(0)
+        let finished = self.finished.back().map(|segment| segment.number);
+        // A poisoned segment with a durable part, of which something is still in the kernel.
+        let doomed = self.doomed.iter().filter(|doomed| doomed.end > doomed.base);
+        let doomed = doomed.map(|doomed| doomed.number).max();
+        open.or(finished.max(doomed)).unwrap_or(0)
     }
 
     /// Time has passed: a block that has waited long enough is sealed, a segment that will be
