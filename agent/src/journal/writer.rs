@@ -827,6 +827,9 @@ impl Writer {
 
     /// Removes the oldest finished segment, one at a time, once every sink has committed it.
     /// Without a sink nothing is ever removed: the journal is then the only copy.
+    ///
+    /// The last durable block stays, whoever has committed it: a journal without one begins again
+    /// at position 0, before the sinks' cursors, and they would pass over what is stored there.
     fn remove_segment(&mut self) {
         let Some(oldest) = self.finished.front() else {
             return;
@@ -837,7 +840,8 @@ impl Writer {
             .iter()
             .map(|feed| feed.mark.committed())
             .min();
-        if self.removing || committed.is_none_or(|committed| committed < oldest.end) {
+        let needed = oldest.end >= self.durable;
+        if self.removing || needed || committed.is_none_or(|committed| committed < oldest.end) {
             return;
         }
         self.removing = true;
