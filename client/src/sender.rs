@@ -80,7 +80,8 @@ impl Sender {
         loop {
             match self.producer.push(record, Instant::now()) {
                 Ok(()) if self.producer.has_pending() => {
-                    return self.advance(None, Duration::ZERO);
+                    self.advance(None, Duration::ZERO)?;
+                    return Ok(());
                 }
                 Ok(()) => return Ok(()),
                 Err(PushError::Full) => {
@@ -122,24 +123,32 @@ impl Sender {
     }
 
     /// One round: waits for the connection, for `input` to be readable or for `wait_max`, and
-    /// exchanges what can be without blocking. For programs that wait for something else as well.
+    /// exchanges what can be without blocking. For programs that wait for something else as well:
+    /// `true` where `input` can be read (or is at its end).
     pub fn advance(
         &mut self,
         input: Option<BorrowedFd<'_>>,
         wait_max: Duration,
-    ) -> Result<(), SendError> {
+    ) -> Result<bool, SendError> {
         let now = Instant::now();
         let wait_until = |wake: Option<Instant>| match wake {
             Some(wake) => wake.saturating_duration_since(now).min(wait_max),
             None => wait_max,
         };
         match self.producer.poll(now) {
-            Demand::Done => self.stream = None,
+            Demand::Done => {
+                self.stream = None;
+                Ok(false)
+            }
             Demand::Idle { wake } => {
                 self.stream = None;
-                wait(None, input, wait_until(wake)).map_err(SendError::Wait)?;
+                let ready = wait(None, input, wait_until(wake)).map_err(SendError::Wait)?;
+                Ok(ready.input)
             }
-            Demand::Connect => self.connect(),
+            Demand::Connect => {
+                self.connect();
+                Ok(false)
+            }
             Demand::Exchange { write, wake } => {
                 let interest = match write {
                     true => PollFlags::IN | PollFlags::OUT,
@@ -151,15 +160,18 @@ impl Sender {
                     .expect("connected, so there is a stream");
                 let ready = wait(Some((stream, interest)), input, wait_until(wake))
                     .map_err(SendError::Wait)?;
-                if ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                if ready
+                    .stream
+                    .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+                {
                     self.receive();
                 }
-                if ready.contains(PollFlags::OUT) {
+                if ready.stream.contains(PollFlags::OUT) {
                     self.transmit();
                 }
+                Ok(ready.input)
             }
         }
-        Ok(())
     }
 
     fn connect(&mut self) {
@@ -251,12 +263,19 @@ fn open(target: &str, timeout: Duration) -> io::Result<TcpStream> {
     Err(last_error)
 }
 
-/// Waits for any of the descriptors and says what the stream is ready for.
+/// What `wait` was woken for.
+struct Ready {
+    stream: PollFlags,
+    /// There is something to read, or the end.
+    input: bool,
+}
+
+/// Waits for any of the descriptors, at most so long.
 fn wait(
     stream: Option<(&TcpStream, PollFlags)>,
     input: Option<BorrowedFd<'_>>,
     at_most: Duration,
-) -> io::Result<PollFlags> {
+) -> io::Result<Ready> {
     let mut descriptors = Vec::with_capacity(2);
     if let Some((stream, interest)) = stream {
         descriptors.push(PollFd::new(stream, interest));
@@ -269,12 +288,14 @@ fn wait(
         tv_nsec: at_most.subsec_nanos().into(),
     };
     match poll(&mut descriptors, Some(&timeout)) {
-        Ok(_) => {}
-        Err(rustix::io::Errno::INTR) => return Ok(PollFlags::empty()),
+        // A signal woke nobody: the descriptors say so themselves.
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(match stream {
-        Some(_) => descriptors[0].revents(),
-        None => PollFlags::empty(),
+    let mut events = descriptors.iter().map(PollFd::revents);
+    let none = PollFlags::empty();
+    Ok(Ready {
+        stream: stream.and_then(|_| events.next()).unwrap_or(none),
+        input: events.next().is_some_and(|events| !events.is_empty()),
     })
 }

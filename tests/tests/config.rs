@@ -11,6 +11,7 @@ use penstock::config::settings::{
 use penstock::config::{self, LoadError};
 use penstock::exit::{Exit, Failure};
 use penstock::limits;
+use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
@@ -590,4 +591,116 @@ fn what_cannot_be_read_ends_with_its_own_code() {
     std::fs::write(&file, "shards = 0").expect("a file");
     let error = config::load(Some(&file)).expect_err("wrong");
     assert_eq!(Failure::from(error).exit, Exit::Config);
+}
+
+/// Pieces that a careless hand might leave anywhere in the file.
+const PIECES: [&str; 16] = [
+    "[",
+    "]",
+    "=",
+    "\"",
+    ".",
+    "#",
+    "\n",
+    "\r\n",
+    "{",
+    "}",
+    "\u{e4}",
+    "\\u001b",
+    "\0",
+    "[sinks.x]\n",
+    "address = 1\n",
+    "[[listeners]]\n",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of the example: it is read, and reads back the same, or mistakes are named
+    /// at places that exist. It never panics.
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..12_usize, 0..16_usize), 1..6)
+    ) {
+        let mut text: Vec<char> = config::EXAMPLE.chars().collect();
+        for (at, removed, piece) in edits {
+            let start = at.index(text.len());
+            let end = (start + removed).min(text.len());
+            text.splice(start..end, PIECES[piece].chars());
+        }
+        let text: String = text.into_iter().collect();
+        match config::parse("penstock.toml", &text) {
+            Ok(settings) => {
+                let shown = config::show(&settings);
+                prop_assert_eq!(config::parse("shown.toml", &shown), Ok(settings));
+            }
+            Err(mistakes) => {
+                prop_assert!(!mistakes.0.is_empty());
+                for mistake in &mistakes.0 {
+                    let line = text.split('\n').nth(mistake.position.line - 1);
+                    let columns = line.map(|line| line.chars().count());
+                    prop_assert!(columns.is_some_and(|c| mistake.position.column <= c + 1), "{}", mistake);
+                    prop_assert!(!mistake.to_string().contains(['\u{1b}', '\0', '\r']), "{}", mistake);
+                }
+            }
+        }
+    }
+}
+
+/// The design's own example, as it stands there.
+const DESIGN: &str = r#"
+data_dir = "/var/lib/penstock"
+shards = "auto"
+memory_max = "256MiB"
+[admin]
+address = "127.0.0.1:4680"
+[journal]
+max_size = "8GiB"
+min_free = "10%"
+sync = "always"
+commit_interval = "5ms"
+[listeners.apps]
+address = "udp://0.0.0.0:4600"
+receive_buffer = "16MiB"
+[gate]
+mode = "auto"
+deny = ["203.0.113.0/24"]
+limits."10.0.0.0/8" = { rate = "50k/s", burst = "200k" }
+[sinks.files]
+type = "file"
+format = "avro"
+compression = "zstd"
+rotate = { size = "256MiB", age = "5m" }
+keep = { size = "50GiB", age = "7d" }
+"#;
+
+#[test]
+fn the_design_s_example_holds_but_for_what_comes_later() {
+    let printed = mistakes(DESIGN);
+    assert!(
+        printed.contains("penstock.toml:17:1: gate.deny is not in this version"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("penstock.toml:18:1: gate.limits is not in this version"),
+        "{printed}"
+    );
+    assert!(printed.ends_with("2 mistakes"), "{printed}");
+    let now: String = DESIGN
+        .lines()
+        .filter(|line| !line.starts_with("deny") && !line.starts_with("limits"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let apps = ListenerSettings {
+        name: "apps".to_owned(),
+        protocol: Protocol::Udp,
+        address: address("0.0.0.0:4600"),
+        receive_buffer: Some(16 * MIB),
+    };
+    let expected = Settings {
+        data_dir: PathBuf::from("/var/lib/penstock"),
+        listeners: vec![apps],
+        ..builtin()
+    };
+    assert_eq!(settings(&now), expected);
 }

@@ -6,7 +6,9 @@ use aya_obj::generated::bpf_map_type::{
     BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 use aya_obj::{Object, ProgramSection};
+use penstock::config::settings::GateMode;
 use penstock::gate::object::{self, OBJECT};
+use penstock::gate::{Gate, GateError, GateKind};
 use penstock_tests::netns::skip;
 
 fn parsed(test: &str) -> Option<Object> {
@@ -65,4 +67,32 @@ fn holds_the_maps_with_their_layouts() {
         assert_eq!(map.key_size(), key_size, "{name}");
         assert_eq!(map.value_size(), value_size, "{name}");
     }
+}
+
+/// Without the privilege: an error that names the call for `required`, the stand-in for `auto`,
+/// and neither asks the kernel for `off`.
+#[test]
+fn without_privileges_it_says_so() {
+    // A thread of its own: the system call changes the calling thread alone (credentials(7)).
+    let outcome = std::thread::spawn(|| {
+        const NOBODY: libc::c_long = 65_534;
+        // SAFETY: takes three numbers; an ordinary user is refused and is nobody enough.
+        unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        let required = Gate::open(GateMode::Required, 1).err();
+        let others =
+            [GateMode::Auto, GateMode::Off].map(|mode| Gate::open(mode, 1).unwrap().kind());
+        (required, others)
+    });
+    let (required, others) = outcome.join().unwrap();
+    match required.expect("required without privileges is an error") {
+        GateError::NoObject => assert!(OBJECT.is_none()),
+        error @ GateError::Permission { .. } => {
+            let message = error.to_string();
+            assert!(message.starts_with("bpf("), "{message}");
+            assert!(message.contains("CAP_BPF"), "{message}");
+            assert!(!message.contains('\n'), "one line: {message}");
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(others, [GateKind::UserSpace; 2]);
 }

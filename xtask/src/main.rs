@@ -1,1 +1,50 @@
-fn main() {}
+//! The project's commands: `cargo xtask COMMAND`. One file per command.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build_ebpf;
+mod coverage;
+mod demo;
+mod host;
+mod metrics_text;
+mod outcome;
+mod process;
+mod run;
+mod sim;
+mod table;
+mod test;
+mod test_output;
+mod toolchain;
+mod workspace;
+
+/// Penstock's project commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    BuildEbpf(build_ebpf::Arguments),
+    Run(run::Arguments),
+    Sim(sim::Arguments),
+    Coverage(coverage::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
+        Command::BuildEbpf(arguments) => build_ebpf::run(arguments),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Sim(arguments) => sim::run(arguments),
+        Command::Coverage(arguments) => coverage::run(arguments),
+    };
+    outcome::exit_code(outcome)
+}

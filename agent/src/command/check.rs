@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::config::print_text;
 use crate::config::{self, LoadError};
 use crate::exit::{Exit, Failure};
 
@@ -18,7 +19,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = check(arguments.file.as_deref())?;
-    print!("{}", report.text);
+    print_text(&report.text)?;
     match report.failure {
         None => Ok(()),
         Some(failure) => Err(failure),

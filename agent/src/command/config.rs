@@ -1,5 +1,6 @@
 //! `penstock config`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::config;
@@ -27,12 +28,21 @@ enum What {
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.what {
-        What::Example => print!("{}", config::EXAMPLE),
+        What::Example => print_text(config::EXAMPLE),
         What::Show { config } => {
             let loaded = config::load(config.as_deref())?;
-            println!("# From {}.", loaded.source());
-            print!("{}", config::show(&loaded.settings));
+            let shown = config::show(&loaded.settings);
+            print_text(&format!("# From {}.\n{shown}", loaded.source()))
         }
     }
-    Ok(())
+}
+
+/// Text to standard output; whoever reads it may stop early (`| head`).
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::io("write to standard output", &error))
+        }
+        _ => Ok(()),
+    }
 }

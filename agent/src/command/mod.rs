@@ -12,6 +12,7 @@ mod config;
 mod load;
 mod run;
 mod send;
+mod target;
 
 /// A log-ingestion agent that loses nothing in silence.
 ///

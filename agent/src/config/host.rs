@@ -13,7 +13,6 @@ pub struct Host {
     /// net.core.rmem_max in bytes; `None` where it cannot be read.
     pub rmem_max: Option<u64>,
     pub has_net_admin: bool,
-    /// Cores that this process may run on.
     pub cores: u16,
 }
 
@@ -24,10 +23,16 @@ impl Host {
             rmem_max: read("/proc/sys/net/core/rmem_max").and_then(|t| t.trim().parse().ok()),
             has_net_admin: read("/proc/self/status")
                 .is_some_and(|status| has_capability(&status, CAP_NET_ADMIN)),
-            cores: std::thread::available_parallelism()
-                .map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX)),
+            cores: cores(),
         }
     }
+}
+
+/// Cores that this process may run on (its affinity and its cgroup's quota are respected): what
+/// `Settings::shard_count` wants.
+pub fn cores() -> u16 {
+    std::thread::available_parallelism()
+        .map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX))
 }
 
 /// One line each for what the settings ask of this host and will not get.

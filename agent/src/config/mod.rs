@@ -15,7 +15,7 @@ use document::{Document, Source};
 
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
-pub use host::warnings;
+pub use host::{cores, warnings};
 pub use mistake::{Mistake, Mistakes, Position};
 pub use settings::Settings;
 pub use show::show;

@@ -210,6 +210,10 @@ impl Reader {
 
     /// What no value shows by itself.
     fn relations(&mut self, settings: &Settings) {
+        // In a broken file a default may stand for a value that was given.
+        if self.document.is_broken() {
+            return;
+        }
         self.addresses(settings);
         self.capacity(settings);
         for sink in &settings.sinks {

@@ -6,6 +6,8 @@
 
 pub mod file;
 pub mod run;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use std::io;
 use std::path::PathBuf;
@@ -221,6 +223,7 @@ impl StopDeadline {
     }
 
     pub fn has_passed(&self) -> bool {
-        self.get().is_some_and(|deadline| Instant::now() >= deadline)
+        self.get()
+            .is_some_and(|deadline| Instant::now() >= deadline)
     }
 }

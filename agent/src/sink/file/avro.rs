@@ -192,10 +192,7 @@ impl BlockEncoder {
     /// The records pushed from here on came with this envelope.
     pub fn begin_entry(&mut self, envelope: &EnvelopeView<'_>) {
         self.envelope.clear();
-        push_long(
-            &mut self.envelope,
-            envelope.observed_time_unix_nano as i64,
-        );
+        push_long(&mut self.envelope, envelope.observed_time_unix_nano as i64);
         for text in [envelope.listener, envelope.peer_address] {
             push_long(&mut self.envelope, text.len() as i64);
             self.envelope.extend_from_slice(text.as_bytes());
@@ -303,7 +300,8 @@ fn has_equal_keys(bytes: &[u8], spans: &mut [Span]) -> bool {
     if spans.len() <= 8 {
         return spans.iter().enumerate().any(|(at, &span)| {
             let rest = &spans[at + 1..];
-            rest.iter().any(|&other| key(bytes, other) == key(bytes, span))
+            rest.iter()
+                .any(|&other| key(bytes, other) == key(bytes, span))
         });
     }
     sort_by_key(bytes, spans);
@@ -313,11 +311,7 @@ fn has_equal_keys(bytes: &[u8], spans: &mut [Span]) -> bool {
 }
 
 fn sort_by_key(bytes: &[u8], spans: &mut [Span]) {
-    spans.sort_unstable_by(|&a, &b| {
-        key(bytes, a)
-            .cmp(key(bytes, b))
-            .then(a.start.cmp(&b.start))
-    });
+    spans.sort_unstable_by(|&a, &b| key(bytes, a).cmp(key(bytes, b)).then(a.start.cmp(&b.start)));
 }
 
 /// Of pairs with one key the last holds. The others move together, behind a smaller count.

@@ -162,7 +162,9 @@ impl ContainerReader {
         }
         self.offset = data + size + SYNC_MARKER_LEN as u64;
         let records = read_records(&self.block, count);
-        Ok(Next::Records(records.expect("read the same way just before")))
+        Ok(Next::Records(
+            records.expect("read the same way just before"),
+        ))
     }
 
     /// Moves behind the next sync marker, or to the end.

@@ -103,7 +103,8 @@ fn read_output(text: &str) -> Option<SavedOutput> {
     };
     let len = words.next()?.parse().ok()?;
     // The name becomes a path: only names of our own making.
-    let ours = Owner::of(sealed_name).is_some_and(|owner| !owner.open) && !sealed_name.contains('/');
+    let ours =
+        Owner::of(sealed_name).is_some_and(|owner| !owner.open) && !sealed_name.contains('/');
     (ours && words.next().is_none()).then(|| SavedOutput {
         sealed_name: sealed_name.to_owned(),
         len,
@@ -222,8 +223,12 @@ mod tests {
                 damaged[at] ^= flip;
                 let read = SavedCursor::from_text(&damaged);
                 // Only the case of the checksum's own hexadecimal digits says the same.
-                let same_digit = damaged[at].eq_ignore_ascii_case(&text[at]) && at > text.len() - 10;
-                assert!(read.is_err() || same_digit, "byte {at} ^ {flip:#x}: {read:?}");
+                let same_digit =
+                    damaged[at].eq_ignore_ascii_case(&text[at]) && at > text.len() - 10;
+                assert!(
+                    read.is_err() || same_digit,
+                    "byte {at} ^ {flip:#x}: {read:?}"
+                );
             }
         }
     }

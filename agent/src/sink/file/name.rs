@@ -137,7 +137,10 @@ mod tests {
         let name = sealed_name(1_795_178_701_123_456_789, "audit-s01", 7);
         assert_eq!(name, "20261120T124501.123456789Z-audit-s01-s07.avro");
         let owner = Owner::of(&name).expect("our own name");
-        assert_eq!((owner.sink, owner.shard, owner.open), ("audit-s01", 7, false));
+        assert_eq!(
+            (owner.sink, owner.shard, owner.open),
+            ("audit-s01", 7, false)
+        );
         let open = open_name(&name);
         assert!(Owner::of(&open).is_some_and(|owner| owner.open));
     }

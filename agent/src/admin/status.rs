@@ -1,0 +1,65 @@
+//! `/api/v1/status`: the agent at a glance. Fields are only ever added.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::metric::ListenerCounts;
+
+/// Who knows how the agent stands: the control side implements it over what it shares with the
+/// shards and the sinks.
+pub trait StatusSource: Send + Sync {
+    /// Publishes what is read rather than counted (the gate's maps, the sinks' marks, the sockets'
+    /// buffers), so that an answer is of now. Called before each `/metrics` and `/api/v1/status`,
+    /// on the control thread: it must not block.
+    fn refresh(&self);
+
+    fn status(&self) -> Status;
+}
+
+/// The agent now. Whether it is ready is added from `Readiness`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub version: &'static str,
+    pub pid: u32,
+    pub uptime_seconds: f64,
+    /// The files that the configuration came from (`Loaded::source`).
+    pub config: String,
+    /// The words of `penstock_build_info`.
+    pub io: String,
+    pub gate: String,
+    /// In the settings' order.
+    pub listeners: Vec<ListenerStatus>,
+    /// By shard.
+    pub journal: Vec<JournalStatus>,
+    pub sinks: Vec<SinkStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    /// `udp` or `tcp`.
+    pub protocol: &'static str,
+    /// As bound: where port 0 was configured, the port that the kernel gave.
+    pub address: SocketAddr,
+    /// Whether the gate runs in the kernel for this listener.
+    pub gate_attached: bool,
+    #[serde(flatten)]
+    pub counts: ListenerCounts,
+}
+
+/// A shard's journal: positions in bytes, records since its first segment.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct JournalStatus {
+    pub shard: u16,
+    pub durable_bytes: u64,
+    pub durable_records: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SinkStatus {
+    pub name: String,
+    pub committed_records: u64,
+    pub lag_records: u64,
+    pub lag_seconds: f64,
+}

@@ -1,0 +1,136 @@
+//! Where `send` and `load` send to, and other words of their command lines.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+use penstock_proto::encoding::Encoding;
+
+use crate::config::settings::Protocol;
+use crate::exit::{Exit, Failure};
+
+/// `tcp://HOST:PORT` or `udp://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub protocol: Protocol,
+    pub host_and_port: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or("expected tcp://HOST:PORT or udp://HOST:PORT")?;
+        let protocol = match scheme {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            other => return Err(format!("{other}:// is not known; tcp:// and udp:// are")),
+        };
+        let host_and_port = rest.trim_end_matches('/');
+        let port = host_and_port.rsplit_once(':').map(|(_, port)| port);
+        match port.map(str::parse::<u16>) {
+            Some(Ok(1..)) => Ok(Self {
+                protocol,
+                host_and_port: host_and_port.to_owned(),
+            }),
+            _ => Err(
+                "expected a port from 1 to 65535 after the host, as in tcp://127.0.0.1:4600".into(),
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(out, "{scheme}://{}", self.host_and_port)
+    }
+}
+
+impl Target {
+    /// The first address that the host's name has.
+    pub fn resolve(&self) -> Result<SocketAddr, Failure> {
+        let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("{self}: {what}"));
+        self.host_and_port
+            .to_socket_addrs()
+            .map_err(|error| unavailable(format!("the name cannot be resolved: {error}")))?
+            .next()
+            .ok_or_else(|| unavailable("the name has no address".into()))
+    }
+}
+
+/// A time with its unit: `250ms`, `10s`, `5m`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "" => return Err(format!("the unit is missing: {text}s, for example")),
+        unit => return Err(format!("{unit} is no unit of time; ms, s, m and h are")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{digits:?} is no whole number"))?;
+    number
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "too long".into())
+}
+
+/// An encoding by its word.
+pub fn encoding(word: &str) -> Result<Encoding, String> {
+    Encoding::ALL
+        .into_iter()
+        .find(|encoding| encoding.label() == word)
+        .ok_or_else(|| {
+            let words: Vec<&str> = Encoding::ALL.iter().map(|e| e.label()).collect();
+            format!("expected one of: {}", words.join(", "))
+        })
+}
+
+/// How a command reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportForm {
+    /// For people.
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_have_a_scheme_and_a_port() {
+        let target: Target = "tcp://[::1]:4600".parse().unwrap();
+        assert_eq!(target.protocol, Protocol::Tcp);
+        assert_eq!(target.resolve().unwrap(), "[::1]:4600".parse().unwrap());
+        assert_eq!(target.to_string(), "tcp://[::1]:4600");
+        for wrong in [
+            "127.0.0.1:4600",
+            "http://h:1",
+            "tcp://h",
+            "tcp://h:0",
+            "udp://h:70000",
+        ] {
+            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["10", "s", "1.5s", "3 s", "4d", "99999999999999999999h", ""] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

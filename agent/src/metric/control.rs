@@ -1,0 +1,186 @@
+//! What the control thread publishes: what is read rather than counted (the gate's maps, the
+//! sinks' marks, the sockets' buffers), and what does not change.
+
+use agent_common::verdict::{KernelDrop, Verdict};
+use metrics::{Counter, Gauge};
+
+use super::{Registry, add_difference, add_differences, family};
+use crate::config::settings::{ListenerSettings, Protocol};
+
+/// The control thread's handles and what it published last.
+pub struct ControlPublisher {
+    listeners: Vec<ListenerHandles>,
+    sinks: Vec<SinkHandles>,
+    journal_limit_bytes: Gauge,
+    config_last_reload_successful: Gauge,
+}
+
+/// A sink's name and the closed set of reasons for which it may fail.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkLabels<'a> {
+    pub name: &'a str,
+    pub error_reasons: &'a [&'static str],
+}
+
+/// Where a sink stands now.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkCounts<'a> {
+    /// Delivered and committed since the process began.
+    pub records: u64,
+    pub lag_records: u64,
+    pub lag_seconds: f64,
+    /// Since the process began, in the order of `SinkLabels::error_reasons`.
+    pub errors: &'a [u64],
+}
+
+/// Handles of a TCP listener do nothing here: the gate sees datagrams.
+struct ListenerHandles {
+    gate_datagrams: [Counter; Verdict::COUNT],
+    gate_datagrams_last: [u64; Verdict::COUNT],
+    gate_attached: Gauge,
+    kernel_drops: [Counter; KernelDrop::COUNT],
+    kernel_drops_last: [u64; KernelDrop::COUNT],
+    receive_buffer_used: Gauge,
+    receive_buffer_limit: Gauge,
+}
+
+struct SinkHandles {
+    records: Counter,
+    records_last: u64,
+    lag_records: Gauge,
+    lag_seconds: Gauge,
+    errors: Vec<(Counter, u64)>,
+}
+
+impl ControlPublisher {
+    /// Every series exists, at 0, when this returns, but for `config_last_reload_successful`: the
+    /// agent runs, so what was read last is in force.
+    ///
+    /// `io` and `gate` are the words of `build_info` for the kernel interface in use and for where
+    /// the gate runs.
+    pub fn new(
+        registry: &Registry,
+        listeners: &[ListenerSettings],
+        sinks: &[SinkLabels<'_>],
+        io: &str,
+        gate: &str,
+    ) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        registry
+            .gauge(&family::BUILD_INFO, &[version, io, gate])
+            .set(1);
+        let config_last_reload_successful =
+            registry.gauge(&family::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
+        config_last_reload_successful.set(1);
+        Self {
+            listeners: listeners
+                .iter()
+                .map(|listener| ListenerHandles::new(registry, listener))
+                .collect(),
+            sinks: sinks
+                .iter()
+                .map(|sink| SinkHandles::new(registry, sink))
+                .collect(),
+            journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
+            config_last_reload_successful,
+        }
+    }
+
+    /// Verdicts of the gate in the kernel since it was loaded. (Those of the stand-in come with the
+    /// shards' counters, to the same series.)
+    pub fn gate_datagrams(&mut self, listener: usize, now: &[u64; Verdict::COUNT]) {
+        let handles = &mut self.listeners[listener];
+        let last = &mut handles.gate_datagrams_last;
+        add_differences(&handles.gate_datagrams, last, now);
+    }
+
+    /// Whether the gate of this listener runs in the kernel.
+    pub fn gate_attached(&self, listener: usize, is_attached: bool) {
+        self.listeners[listener]
+            .gate_attached
+            .set(f64::from(u8::from(is_attached)));
+    }
+
+    /// What the kernel dropped since the gate was loaded.
+    pub fn kernel_drops(&mut self, listener: usize, now: &[u64; KernelDrop::COUNT]) {
+        let handles = &mut self.listeners[listener];
+        let last = &mut handles.kernel_drops_last;
+        add_differences(&handles.kernel_drops, last, now);
+    }
+
+    /// What waits in the sockets of a listener, and what may: the sums over its sockets.
+    pub fn receive_buffer(&self, listener: usize, used_bytes: u64, limit_bytes: u64) {
+        let handles = &self.listeners[listener];
+        handles.receive_buffer_used.set(used_bytes as f64);
+        handles.receive_buffer_limit.set(limit_bytes as f64);
+    }
+
+    pub fn sink(&mut self, sink: usize, now: &SinkCounts<'_>) {
+        let handles = &mut self.sinks[sink];
+        assert_eq!(
+            handles.errors.len(),
+            now.errors.len(),
+            "error reasons of sink {sink}"
+        );
+        add_difference(&handles.records, &mut handles.records_last, now.records);
+        handles.lag_records.set(now.lag_records as f64);
+        handles.lag_seconds.set(now.lag_seconds);
+        for ((counter, last), now) in handles.errors.iter_mut().zip(now.errors) {
+            add_difference(counter, last, *now);
+        }
+    }
+
+    pub fn journal_limit(&self, bytes: u64) {
+        self.journal_limit_bytes.set(bytes as f64);
+    }
+
+    pub fn config_reloaded(&self, is_successful: bool) {
+        self.config_last_reload_successful
+            .set(f64::from(u8::from(is_successful)));
+    }
+}
+
+impl ListenerHandles {
+    fn new(registry: &Registry, listener: &ListenerSettings) -> Self {
+        let name = listener.name.as_str();
+        let is_udp = listener.protocol == Protocol::Udp;
+        let gauge = |family| match is_udp {
+            true => registry.gauge(family, &[name]),
+            false => Gauge::noop(),
+        };
+        let counter = |family, label| match is_udp {
+            true => registry.counter(family, &[name, label]),
+            false => Counter::noop(),
+        };
+        Self {
+            gate_datagrams: Verdict::ALL
+                .map(|verdict| counter(&family::GATE_DATAGRAMS, verdict.label())),
+            gate_datagrams_last: [0; Verdict::COUNT],
+            gate_attached: gauge(&family::GATE_ATTACHED),
+            kernel_drops: KernelDrop::ALL
+                .map(|reason| counter(&family::KERNEL_DROPS, reason.label())),
+            kernel_drops_last: [0; KernelDrop::COUNT],
+            receive_buffer_used: gauge(&family::RECEIVE_BUFFER_USED),
+            receive_buffer_limit: gauge(&family::RECEIVE_BUFFER_LIMIT),
+        }
+    }
+}
+
+impl SinkHandles {
+    fn new(registry: &Registry, sink: &SinkLabels<'_>) -> Self {
+        Self {
+            records: registry.counter(&family::SINK_RECORDS, &[sink.name]),
+            records_last: 0,
+            lag_records: registry.gauge(&family::SINK_LAG_RECORDS, &[sink.name]),
+            lag_seconds: registry.gauge(&family::SINK_LAG_SECONDS, &[sink.name]),
+            errors: sink
+                .error_reasons
+                .iter()
+                .map(|reason| {
+                    let counter = registry.counter(&family::SINK_ERRORS, &[sink.name, reason]);
+                    (counter, 0)
+                })
+                .collect(),
+        }
+    }
+}
