@@ -640,7 +640,9 @@ impl<K: Kernel> Worker<K> {
         let listener = connection.listener;
         let mut reason = reason;
         if !connection.reader.is_between_frames() {
-            self.intake.refuse(listener, Reason::Truncated);
+            if !connection.reader.is_skipping() {
+                self.intake.refuse(listener, Reason::Truncated);
+            }
             if reason == CloseReason::End {
                 reason = CloseReason::EndInFrame;
             }
