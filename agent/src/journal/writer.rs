@@ -840,7 +840,10 @@ impl Writer {
             .iter()
             .map(|feed| feed.mark.committed())
             .min();
-        let needed = oldest.end >= self.durable;
+        // In order: a poisoned segment whose last write or sync is late would else be left behind
+        // a gap, which recovery takes for damage.
+        let overtakes = self.doomed.iter().any(|doomed| doomed.number < oldest.number);
+        let needed = oldest.end >= self.durable || overtakes;
         if self.removing || needed || committed.is_none_or(|committed| committed < oldest.end) {
             return;
         }
