@@ -96,14 +96,17 @@ fn print_all<W: Write, E: Write>(arguments: &Arguments, out: W, notes: E) -> Res
         source.print(&mut printer, false)?;
         printer.flush()?;
     }
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(printer.problems);
+    }
+    // Until the reader of our output is gone, or somebody interrupts.
+    loop {
         std::thread::sleep(POLL);
         for source in &mut sources {
             source.print(&mut printer, true)?;
         }
         printer.flush()?;
     }
-    Ok(printer.problems)
 }
 
 /// Where records come from.
