@@ -41,7 +41,7 @@ pub struct Attributes<'a> {
 /// How the decoder left the attributes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AttributesForm<'a> {
-    /// The bytes of a validated Protobuf `LogRecord`; the entries are its fields 6.
+    /// Whole fields of a validated Protobuf `LogRecord`, from its first field 6 to its last.
     Protobuf(&'a [u8]),
     /// Key and value of each attribute of a JSON line: most stand in the payload, those that had
     /// escapes in the decoder's scratch.
@@ -116,8 +116,8 @@ impl<'a> Attributes<'a> {
     pub fn iter(&self) -> AttributesIter<'a> {
         AttributesIter {
             form: match self.form {
-                AttributesForm::Protobuf(record) => {
-                    IterForm::Protobuf(protobuf::Entries::of_record(record))
+                AttributesForm::Protobuf(fields) => {
+                    IterForm::Protobuf(protobuf::Entries::among(fields))
                 }
                 AttributesForm::Spans {
                     payload,

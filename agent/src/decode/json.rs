@@ -8,10 +8,12 @@
 //! Text without escapes is borrowed from the payload; text with escapes is written, undone, into
 //! the scratch. The payload is checked for UTF-8 once and as a whole.
 
+#![forbid(unsafe_code)]
+
 mod id;
-mod names;
+pub(super) mod names;
 mod scan;
-mod severity;
+pub(super) mod severity;
 mod time;
 
 #[cfg(test)]
@@ -246,4 +248,318 @@ fn set_once<T>(field: &mut Option<T>, value: Option<T>) -> bool {
     }
     *field = value;
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as the tests compare it.
+    #[derive(Debug, Default, PartialEq)]
+    struct Seen {
+        time_unix_nano: u64,
+        severity_number: u32,
+        service_name: String,
+        body: String,
+        host_name: String,
+        attributes: Vec<(String, String)>,
+        trace_id: Vec<u8>,
+        span_id: Vec<u8>,
+    }
+
+    fn read(payload: &str) -> Result<Vec<Seen>, Reason> {
+        let mut seen = Vec::new();
+        let count = for_each(&mut Scratch::new(), payload.as_bytes(), |view| {
+            seen.push(Seen {
+                time_unix_nano: view.time_unix_nano,
+                severity_number: view.severity_number,
+                service_name: view.service_name.to_owned(),
+                body: view.body.to_owned(),
+                host_name: view.host_name.to_owned(),
+                attributes: pairs(&view.attributes.iter().collect::<Vec<_>>()),
+                trace_id: view.trace_id.to_owned(),
+                span_id: view.span_id.to_owned(),
+            });
+        });
+        assert_eq!(count, validate(payload.as_bytes()), "both walks agree");
+        count.map(|count| {
+            assert_eq!(count as usize, seen.len());
+            seen
+        })
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    fn read_one(line: &str) -> Seen {
+        let mut seen = read(line).unwrap();
+        assert_eq!(seen.len(), 1);
+        seen.remove(0)
+    }
+
+    #[test]
+    fn our_own_names() {
+        let seen = read_one(
+            r#"{"time_unix_nano":"1700000000123456789","severity_number":17,"service_name":"api","body":"no","host_name":"h1","attributes":{"k":"v","n":1},"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7"}"#,
+        );
+        let expected = Seen {
+            time_unix_nano: 1_700_000_000_123_456_789,
+            severity_number: 17,
+            service_name: "api".into(),
+            body: "no".into(),
+            host_name: "h1".into(),
+            attributes: pairs(&[("k", "v"), ("n", "1")]),
+            trace_id: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128
+                .to_be_bytes()
+                .into(),
+            span_id: 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes().into(),
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_usual_other_names() {
+        let seen = read_one(
+            r#"{"ts":1700000000.5,"level":"Warning","msg":"slow","service":"api","hostname":"h1","took_ms":12,"ok":true,"next":null,"tags":["a", "b"]}"#,
+        );
+        let expected = Seen {
+            time_unix_nano: 1_700_000_000_500_000_000,
+            severity_number: 13,
+            service_name: "api".into(),
+            body: "slow".into(),
+            host_name: "h1".into(),
+            attributes: pairs(&[
+                ("took_ms", "12"),
+                ("ok", "true"),
+                ("next", "null"),
+                ("tags", r#"["a", "b"]"#),
+            ]),
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_a_field_cannot_take_becomes_an_attribute() {
+        let seen = read_one(
+            r#"{"time":"yesterday","level":30,"trace_id":"abc","span_id":7,"severity":"loud","attributes":[1],"time_unix_nano":1.5}"#,
+        );
+        let expected = Seen {
+            attributes: pairs(&[
+                ("time", "yesterday"),
+                ("level", "30"),
+                ("trace_id", "abc"),
+                ("span_id", "7"),
+                ("severity", "loud"),
+                ("attributes", "[1]"),
+                ("time_unix_nano", "1.5"),
+            ]),
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_first_of_two_names_for_a_field_holds() {
+        let seen = read_one(
+            r#"{"msg":"first","message":"second","body":"third","time":"?","ts":1,"time":2,"level":"x","severityNumber":9,"severityText":"INFO"}"#,
+        );
+        let expected = Seen {
+            time_unix_nano: 1_000_000_000,
+            severity_number: 9,
+            body: "first".into(),
+            attributes: pairs(&[
+                ("message", "second"),
+                ("body", "third"),
+                ("time", "?"),
+                ("time", "2"),
+                ("level", "x"),
+                ("severityText", "INFO"),
+            ]),
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn text_fields_take_whatever_there_is_but_null() {
+        let seen = read_one(r#"{"body":{"code": 7},"service":3.0,"host":false}"#);
+        assert_eq!(
+            (&*seen.body, &*seen.service_name, &*seen.host_name),
+            (r#"{"code": 7}"#, "3.0", "false")
+        );
+        let seen = read_one(r#"{"msg":null,"message":"m","ts":null,"level":null,"trace_id":null}"#);
+        let expected = Seen {
+            body: "m".into(),
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
+
+    /// RFC 8259 section 7, its G clef included.
+    #[test]
+    fn escapes_are_undone_in_keys_and_values() {
+        let seen = read_one(
+            r#"{"\u006dsg":"\"\\\/\b\f\n\r\t\u00e9\uD834\uDD1E é","a\tb":"c\nd","plain":"p","nested":{"k":"\n"}}"#,
+        );
+        let expected = Seen {
+            body: "\"\\/\u{8}\u{c}\n\r\t\u{e9}\u{1D11E} \u{e9}".into(),
+            attributes: pairs(&[
+                ("a\tb", "c\nd"),
+                ("plain", "p"),
+                ("nested", r#"{"k":"\n"}"#),
+            ]),
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn lines_end_in_a_line_feed_or_with_the_payload() {
+        for payload in [
+            "{}\n{}",
+            "{}\n{}\n",
+            "{}\r\n{}\r\n",
+            "\n \t\r\n{} \n\n\n { \t}\n\n",
+        ] {
+            assert_eq!(read(payload).map(|seen| seen.len()), Ok(2), "{payload:?}");
+        }
+        for payload in ["", "\n", " \r\n\t"] {
+            assert_eq!(read(payload).map(|seen| seen.len()), Ok(0), "{payload:?}");
+        }
+        // Two on one line, one on two lines, and what is no object.
+        for payload in [
+            "{}{}",
+            "{} {}",
+            "{\n}",
+            "{\"a\":\n1}",
+            "[]",
+            "1",
+            "\"a\"",
+            "null",
+            "\u{feff}{}",
+        ] {
+            assert_eq!(read(payload), Err(Reason::MalformedPayload), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_ends_too_early_is_told_from_one_that_is_wrong() {
+        for payload in [
+            "{",
+            "{\"a",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "{\"a\":tr",
+            "{\"a\":-",
+            "{\"a\":\"\\ud83",
+        ] {
+            assert_eq!(read(payload), Err(Reason::TruncatedPayload), "{payload}");
+            // With a line behind it, it is not the payload that has ended.
+            let more = format!("{payload}\n{{}}");
+            assert_eq!(read(&more), Err(Reason::MalformedPayload), "{more}");
+        }
+    }
+
+    /// RFC 8259: what its grammar does not produce.
+    #[test]
+    fn what_is_no_json() {
+        for value in [
+            "01",
+            "+1",
+            ".5",
+            "1.",
+            "1.e5",
+            "1e",
+            "1e+",
+            "--1",
+            "0x1",
+            "NaN",
+            "Infinity",
+            "True",
+            "nul",
+            "nulll",
+            "'a'",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{\"a\" 1}",
+            "{1:2}",
+            "[1}",
+            "{\"a\":1]",
+            "\"\t\"",
+            "\"\u{1f}\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\uD800\"",
+            "\"\\uDC00\"",
+            "\"\\uD800\\u0041\"",
+            "\"\\uD800x\"",
+            "/**/1",
+            "",
+        ] {
+            let line = format!("{{\"k\":{value}}}");
+            assert_eq!(read(&line), Err(Reason::MalformedPayload), "{line}");
+            let line = format!("{{\"k\":[{value},{value}]}}");
+            assert_eq!(read(&line), Err(Reason::MalformedPayload), "{line}");
+        }
+        for value in [
+            "0",
+            "-0",
+            "-0.0e-0",
+            "1E+2",
+            "123456789012345678901234567890",
+            "1e999",
+            "\"\u{7f}\"",
+            "[]",
+            "[ ]",
+            "{ }",
+            "[[],{}]",
+        ] {
+            let line = format!("{{\"k\": {value} }}");
+            assert_eq!(read(&line).map(|seen| seen.len()), Ok(1), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_whole_payload_must_be_utf8() {
+        for payload in [&b"{\"a\":\"\xff\"}"[..], b"{}\n\xc3", b"\xef\xbb{}"] {
+            assert_eq!(validate(payload), Err(Reason::InvalidUtf8));
+        }
+    }
+
+    /// The densest lines there are reach the scratch's bounds and do not cross them.
+    #[test]
+    fn the_scratch_holds_the_densest_lines() {
+        let mut scratch = Scratch::new();
+        let (text, attributes) = (scratch.unescaped.as_ptr(), scratch.attributes.as_ptr());
+        let max = crate::limits::PAYLOAD_LEN_MAX;
+
+        let members = vec!["\"\":0"; (max - 1) / 5];
+        let line = format!("{{{}}}", members.join(","));
+        assert!(line.len() <= max && line.len() + 5 > max);
+        let seen = for_each(&mut scratch, line.as_bytes(), |view| {
+            assert_eq!(view.attributes.len(), members.len());
+        });
+        assert_eq!(seen, Ok(1));
+
+        // One escape, and then text that is as long as what stood for it.
+        let line = format!("{{\"\":\"\\n{}\"}}", "x".repeat(max - 9));
+        assert_eq!(line.len(), max);
+        let seen = for_each(&mut scratch, line.as_bytes(), |view| {
+            let (_, value) = view.attributes.iter().next().unwrap();
+            assert_eq!(value.len(), max - 8);
+        });
+        assert_eq!(seen, Ok(1));
+        assert_eq!(scratch.unescaped.as_ptr(), text, "never grown");
+        assert_eq!(scratch.attributes.as_ptr(), attributes, "never grown");
+    }
 }

@@ -14,6 +14,9 @@ pub mod json;
 pub mod protobuf;
 mod text;
 
+#[cfg(test)]
+mod document;
+
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 

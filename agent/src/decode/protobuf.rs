@@ -8,6 +8,8 @@
 //! type is refused (most take it for an unknown field and drop it; prost refuses it too, but for
 //! `attributes`, whose wire type it does not look at).
 
+#![forbid(unsafe_code)]
+
 use penstock_proto::reason::Reason;
 
 use super::text::text;
@@ -94,8 +96,12 @@ fn for_each_record<'a>(
 fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
     let mut view = RecordView::EMPTY;
     let mut attributes = 0;
+    // What stands from the first attribute on, and what behind the last.
+    let mut from_first: &[u8] = &[];
+    let mut behind_last: &[u8] = &[];
     let mut reader = Reader { rest: bytes };
     while !reader.is_at_end() {
+        let field = reader.rest;
         match reader.key()? {
             record::TIME_UNIX_NANO => view.time_unix_nano = reader.fixed64()?,
             // As every implementation does: of a longer number the low 32 bits.
@@ -105,6 +111,10 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
             record::HOST_NAME => view.host_name = text(reader.bytes()?)?,
             record::ATTRIBUTES => {
                 read_entry(reader.bytes()?)?;
+                if attributes == 0 {
+                    from_first = field;
+                }
+                behind_last = reader.rest;
                 attributes += 1;
             }
             record::TRACE_ID => view.trace_id = reader.bytes()?,
@@ -114,7 +124,7 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
     }
     view.attributes = Attributes {
         count: attributes,
-        form: AttributesForm::Protobuf(bytes),
+        form: AttributesForm::Protobuf(&from_first[..from_first.len() - behind_last.len()]),
     };
     Ok(view)
 }
@@ -143,16 +153,16 @@ fn inside(reason: Reason) -> Reason {
     }
 }
 
-/// The attributes of a record that `read_record` has accepted.
+/// The attributes among fields that `read_record` has accepted.
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     reader: Reader<'a>,
 }
 
 impl<'a> Entries<'a> {
-    pub fn of_record(bytes: &'a [u8]) -> Self {
+    pub fn among(fields: &'a [u8]) -> Self {
         Self {
-            reader: Reader { rest: bytes },
+            reader: Reader { rest: fields },
         }
     }
 }
@@ -304,5 +314,192 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod differential;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(bytes: &[u8]) -> Reader<'_> {
+        Reader { rest: bytes }
+    }
+
+    /// A batch of one record, whose bytes are given; short enough for a length of one byte.
+    fn batch_of(record: &[u8]) -> Vec<u8> {
+        assert!(record.len() < 0x80);
+        let mut payload = vec![0x0a, record.len() as u8];
+        payload.extend_from_slice(record);
+        payload
+    }
+
+    fn verdict(record: &[u8]) -> Result<u32, Reason> {
+        let payload = batch_of(record);
+        let verdict = validate(&payload);
+        assert_eq!(for_each(&payload, |_| ()), verdict);
+        verdict
+    }
+
+    /// The examples of the Protobuf encoding guide.
+    #[test]
+    fn varints_of_the_encoding_guide() {
+        assert_eq!(reader(&[0x01]).varint(), Ok(1));
+        assert_eq!(reader(&[0x96, 0x01]).varint(), Ok(150));
+        // The two's complement of -2: the longest there is.
+        let minus_two = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(reader(&minus_two).varint(), Ok(-2i64 as u64));
+        // Longer than needed is allowed.
+        assert_eq!(reader(&[0x81, 0x80, 0x80, 0x00]).varint(), Ok(1));
+    }
+
+    #[test]
+    fn varints_end_within_ten_bytes_and_64_bits() {
+        for len in 0..10 {
+            let cut = vec![0x80; len];
+            assert_eq!(reader(&cut).varint(), Err(Reason::TruncatedPayload));
+        }
+        for tenth in [0x02, 0x7f, 0x80, 0xff] {
+            let mut bytes = [0xff; 11];
+            bytes[9] = tenth;
+            assert_eq!(reader(&bytes).varint(), Err(Reason::MalformedPayload));
+        }
+    }
+
+    #[test]
+    fn every_field_lands_where_it_belongs() {
+        let record = b"\x09\x08\x07\x06\x05\x04\x03\x02\x01\
+            \x10\x11\
+            \x1a\x03api\
+            \x22\x02ok\
+            \x2a\x02h1\
+            \x32\x06\x0a\x01k\x12\x01v\
+            \x3a\x01\xff\
+            \x42\x02\x00\xfe";
+        let mut seen = 0;
+        let count = for_each(&batch_of(record), |view| {
+            seen += 1;
+            assert_eq!(view.time_unix_nano, 0x0102_0304_0506_0708);
+            assert_eq!(view.severity_number, 17);
+            assert_eq!(view.service_name, "api");
+            assert_eq!(view.body, "ok");
+            assert_eq!(view.host_name, "h1");
+            assert_eq!(view.attributes.len(), 1);
+            assert_eq!(view.attributes.iter().collect::<Vec<_>>(), [("k", "v")]);
+            assert_eq!(view.trace_id, [0xff]);
+            assert_eq!(view.span_id, [0, 0xfe]);
+        });
+        assert_eq!((count, seen), (Ok(1), 1));
+    }
+
+    #[test]
+    fn attributes_are_found_among_other_fields_and_keep_their_order() {
+        // Before, between and behind the attributes: body, an unknown field 15, a group 16.
+        let record = b"\x22\x01a\
+            \x32\x00\
+            \x7a\x02zz\
+            \x32\x03\x12\x01w\
+            \x83\x01\x32\x00\x84\x01\
+            \x32\x08\x0a\x01k\x18\x01\x0a\x01l\
+            \x22\x01b";
+        let seen = for_each(&batch_of(record), |view| {
+            assert_eq!(view.body, "b", "the last occurrence holds");
+            assert_eq!(view.attributes.len(), 3);
+            let pairs: Vec<_> = view.attributes.iter().collect();
+            assert_eq!(pairs, [("", ""), ("", "w"), ("l", "")]);
+        });
+        assert_eq!(seen, Ok(1));
+    }
+
+    #[test]
+    fn a_payload_that_ends_too_early_is_told_from_one_that_contradicts_itself() {
+        // The record is longer than the payload.
+        assert_eq!(validate(&[0x0a, 2, 0x10]), Err(Reason::TruncatedPayload));
+        assert_eq!(validate(&[0x0a]), Err(Reason::TruncatedPayload));
+        // The record is whole, but its body is longer than it.
+        assert_eq!(verdict(b"\x22\x05abc"), Err(Reason::MalformedPayload));
+        assert_eq!(verdict(b"\x09\x00"), Err(Reason::MalformedPayload));
+        assert_eq!(verdict(b"\x32\x02\x0a\x01"), Err(Reason::MalformedPayload));
+        assert_eq!(verdict(b"\x7d\x00"), Err(Reason::MalformedPayload));
+    }
+
+    #[test]
+    fn text_is_utf8_and_ids_are_bytes() {
+        for field in [b'\x1a', b'\x22', b'\x2a'] {
+            assert_eq!(verdict(&[field, 1, 0xff]), Err(Reason::InvalidUtf8));
+        }
+        assert_eq!(verdict(b"\x32\x03\x0a\x01\x80"), Err(Reason::InvalidUtf8));
+        assert_eq!(verdict(b"\x32\x03\x12\x01\x80"), Err(Reason::InvalidUtf8));
+        // A first occurrence is checked, even though the second holds.
+        assert_eq!(verdict(b"\x22\x01\xff\x22\x01a"), Err(Reason::InvalidUtf8));
+        assert_eq!(verdict(b"\x3a\x01\xff\x42\x01\xff"), Ok(1));
+    }
+
+    #[test]
+    fn keys_that_are_none() {
+        // Field 0, in all wire types.
+        for wire_type in 0..8 {
+            assert_eq!(
+                verdict(&[wire_type, 0, 0, 0, 0, 0, 0, 0, 0]),
+                Err(Reason::MalformedPayload)
+            );
+        }
+        // Wire types 6 and 7, and a group's end without its start, in field 15.
+        for key in [0x7e, 0x7f, 0x7c] {
+            assert_eq!(verdict(&[key, 0]), Err(Reason::MalformedPayload));
+        }
+        // Field number 2^29: beyond 32 bits of key.
+        assert_eq!(
+            verdict(&[0x80, 0x80, 0x80, 0x80, 0x10, 0]),
+            Err(Reason::MalformedPayload)
+        );
+        // Field number 2^29 - 1, the highest there is, as a varint.
+        assert_eq!(verdict(&[0xf8, 0xff, 0xff, 0xff, 0x0f, 0]), Ok(1));
+    }
+
+    #[test]
+    fn a_known_field_with_a_foreign_wire_type_is_refused() {
+        let own = [1u8, 0, 2, 2, 2, 2, 2, 2];
+        for (field, own) in (1u8..).zip(own) {
+            for wire_type in 0..6 {
+                // Eight bytes that are a value in each wire type but the groups'.
+                let record = [field << 3 | wire_type, 7, 8, 1, 8, 1, 0x12, 1, b'a'];
+                let verdict = verdict(&record[..]);
+                if wire_type != own {
+                    assert_eq!(
+                        verdict,
+                        Err(Reason::MalformedPayload),
+                        "{field} {wire_type}"
+                    );
+                }
+            }
+        }
+        // Of the batch and of an entry too.
+        assert_eq!(validate(&[0x08, 0]), Err(Reason::MalformedPayload));
+        assert_eq!(verdict(b"\x32\x02\x08\x00"), Err(Reason::MalformedPayload));
+    }
+
+    #[test]
+    fn groups_nest_to_the_limit() {
+        let nested = |depth: usize| {
+            // Field 15 opens with 0x7b and closes with 0x7c.
+            let mut fields = vec![0x7b; depth];
+            fields.extend(vec![0x7c; depth]);
+            fields
+        };
+        assert_eq!(verdict(&nested(1)), Ok(1));
+        assert_eq!(verdict(&nested(NESTING_MAX)), Ok(1));
+        assert_eq!(verdict(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
+        assert_eq!(validate(&nested(NESTING_MAX)), Ok(0));
+        assert_eq!(validate(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
+        // A million opened groups are refused at the 33rd.
+        assert_eq!(validate(&vec![0x7b; 1 << 20]), Err(Reason::TooDeep));
+        // Closed by another's end.
+        assert_eq!(
+            verdict(&[0x7b, 0x73, 0x7c, 0x74]),
+            Err(Reason::MalformedPayload)
+        );
     }
 }

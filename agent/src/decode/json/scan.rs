@@ -352,19 +352,23 @@ impl<'a> Scanner<'a> {
 /// backslash or a control character; the end where there is none.
 ///
 /// Eight bytes at a time in one word. `x - 0x01…` borrows into a byte's high bit where the byte
-/// was 0, and `& !x` leaves out the bytes that had it set before; a borrow can also run into the
-/// byte above a true hit, but never below, so the lowest bit set is right.
+/// was 0 (and `x - 0x20…` where it was below a blank), and `& !x` leaves out the bytes that had it
+/// set before. A borrow can also run into the byte above a true hit, but never below: the lowest
+/// bit set is right.
 #[inline(always)]
 fn end_of_run(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
+    const HIGHS: u64 = ONES * 0x80;
+    const QUOTES: u64 = ONES * b'"' as u64;
+    const BACKSLASHES: u64 = ONES * b'\\' as u64;
+    const BLANKS: u64 = ONES * b' ' as u64;
     while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ ONES * b'"' as u64;
-        let backslash = word ^ ONES * b'\\' as u64;
-        let hits = (quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word)
+        let quotes = word ^ QUOTES;
+        let backslashes = word ^ BACKSLASHES;
+        let hits = ((quotes.wrapping_sub(ONES) & !quotes)
+            | (backslashes.wrapping_sub(ONES) & !backslashes)
+            | (word.wrapping_sub(BLANKS) & !word))
             & HIGHS;
         if hits != 0 {
             return at + (hits.trailing_zeros() / 8) as usize;
@@ -400,7 +404,8 @@ pub fn unescape(escaped: &str, out: &mut String) {
     out.push_str(rest);
 }
 
-/// The character of `uXXXX` or of `uXXXX\uXXXX`, and how long that is.
+/// The character of `uXXXX` or of `uXXXX\uXXXX`, and how long that is. `escape` has seen that it is
+/// one, so nothing is ever replaced here.
 fn unicode_escape(escape: &str) -> (char, usize) {
     let unit = |at: usize| u32::from_str_radix(&escape[at..at + 4], 16).unwrap_or(0);
     match unit(1) {
@@ -416,5 +421,53 @@ fn unicode_escape(escape: &str) -> (char, usize) {
             char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER),
             5,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every byte at every place of a word, among neighbours that borrows could reach, against a
+    /// loop over the bytes.
+    #[test]
+    fn runs_end_where_a_loop_says() {
+        for byte in 0..=u8::MAX {
+            for neighbour in [b'a', b' ', b'!', b'#', b']', 0x1f, 0x00, 0x7f, 0x80, 0xff] {
+                for len in 0..20 {
+                    let mut bytes = vec![neighbour; len];
+                    for at in 0..len {
+                        bytes[at] = byte;
+                        let expected = bytes
+                            .iter()
+                            .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+                            .unwrap_or(len);
+                        assert_eq!(end_of_run(&bytes, 0), expected, "{bytes:x?}");
+                        bytes[at] = neighbour;
+                    }
+                }
+            }
+        }
+    }
+
+    /// RFC 8259, section 7: U+0000 to U+001F must be escaped, and nothing else but `"` and `\`.
+    #[test]
+    fn control_characters_do_not_stand_in_strings() {
+        for code in 0..0x80u8 {
+            let character = char::from(code);
+            for padding in 0..16 {
+                let padding = "x".repeat(padding);
+                let text = format!("\"{padding}{character}{padding}\"");
+                let verdict = Scanner::new(&text).value(0).map(|piece| piece.kind);
+                let expected = match character {
+                    '\0'..='\u{1f}' => Err(Reason::MalformedPayload),
+                    '"' => Ok(Kind::String),
+                    '\\' if padding.is_empty() => Err(Reason::TruncatedPayload),
+                    '\\' => Err(Reason::MalformedPayload),
+                    _ => Ok(Kind::String),
+                };
+                assert_eq!(verdict, expected, "{text:?}");
+            }
+        }
     }
 }

@@ -1,0 +1,127 @@
+//! Decoding allocates nothing: a decoder brings its scratch with it, and views borrow.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use penstock::decode::Decoder;
+use penstock_proto::encoding::Encoding;
+use penstock_proto::v1::{LogBatch, LogRecord};
+use prost::Message;
+
+/// The system's allocator, which counts what the thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count_one() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: every call goes on to `System` with the same arguments, under the contract that the
+// caller keeps. Counting itself does not allocate: the cell is const-initialised and needs no
+// destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count_one();
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count_one();
+        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count_one();
+        // SAFETY: the caller keeps `realloc`'s contract, and `old` came from `System`.
+        unsafe { System.realloc(old, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and `old` came from `System`.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+const RECORDS: u32 = 1000;
+
+fn protobuf_payload() -> Vec<u8> {
+    let records = (0..u64::from(RECORDS))
+        .map(|index| LogRecord {
+            time_unix_nano: 1_700_000_000_000_000_000 + index,
+            severity_number: 9,
+            service_name: "api".into(),
+            body: format!("request {index} – {}", "x".repeat(index as usize % 300)),
+            host_name: "web-17".into(),
+            attributes: (0..index % 4)
+                .map(|n| (format!("key{n}"), format!("{index}")))
+                .collect(),
+            trace_id: vec![index as u8; 16],
+            span_id: vec![index as u8; 8],
+        })
+        .collect();
+    LogBatch { records }.encode_to_vec()
+}
+
+/// With all that needs the scratch: escapes in names and values, ids, attributes.
+fn json_payload() -> Vec<u8> {
+    (0..RECORDS)
+        .flat_map(|index| {
+            let padding = "\\n\\u00e9".repeat(index as usize % 40);
+            [
+                format!(r#"{{"ts":"2024-02-29T12:00:00.{index:09}Z","level":"warn","#),
+                format!(r#""\u006dsg":"say \"{index}\"{padding}","took":{index}.5,"#),
+                format!(r#""trace_id":"{index:032x}","span_id":"{index:016x}","host":"h","#),
+                r#""attributes":{"a\tb":"c\\d","deep":[{"x":[1,2,{}]}]}}"#.to_owned(),
+                "\n".to_owned(),
+            ]
+        })
+        .collect::<String>()
+        .into_bytes()
+}
+
+#[test]
+fn decoding_allocates_nothing() {
+    let one = allocations(|| drop(std::hint::black_box(vec![0u8; 100])));
+    assert_eq!(one, 1, "the allocator counts");
+
+    let mut decoder = Decoder::new();
+    for (encoding, payload) in [
+        (Encoding::Protobuf, protobuf_payload()),
+        (Encoding::Json, json_payload()),
+    ] {
+        let mut seen = 0;
+        let mut pass = || {
+            assert_eq!(decoder.validate(encoding, &payload, RECORDS), Ok(()));
+            let count = decoder.for_each(encoding, &payload, |record| {
+                seen += record.body.len() + record.trace_id.len();
+                for (key, value) in &record.attributes {
+                    seen += key.len() + value.len();
+                }
+            });
+            assert_eq!(count, Ok(RECORDS));
+            // A refusal needs no memory either.
+            let cut = &payload[..payload.len() - 5];
+            assert!(decoder.validate(encoding, cut, RECORDS).is_err());
+            assert!(decoder.for_each(encoding, cut, |_| ()).is_err());
+        };
+        // Once for what is set up at first use (simdutf8 asks the processor what it can).
+        pass();
+        let count = allocations(|| (0..10).for_each(|_| pass()));
+        assert_eq!(count, 0, "{encoding:?}");
+        assert!(seen > 0);
+    }
+}
