@@ -438,8 +438,11 @@ impl Writer {
 
     fn predecessor(&self) -> u64 {
         let open = self.segments.back().map(|segment| segment.number);
-        open.or(self.finished.back().map(|segment| segment.number))
-            .unwrap_or(0)
+        let finished = self.finished.back().map(|segment| segment.number);
+        // A poisoned segment with a durable part, of which something is still in the kernel.
+        let doomed = self.doomed.iter().filter(|doomed| doomed.end > doomed.base);
+        let doomed = doomed.map(|doomed| doomed.number).max();
+        open.or(finished.max(doomed)).unwrap_or(0)
     }
 
     /// Time has passed: a block that has waited long enough is sealed, a segment that will be
@@ -634,6 +637,9 @@ impl Writer {
     /// is durable before all of its predecessor is. One sync is in flight at most: what is written
     /// meanwhile is the next group.
     fn push_sync(&mut self, now: Now) {
+        // A segment that was durable to its end before its successor came has nothing left to
+        // sync: it must not stand before the successor for ever.
+        self.finish_segments();
         let Some(front) = self.segments.front() else {
             return;
         };
@@ -821,6 +827,9 @@ impl Writer {
 
     /// Removes the oldest finished segment, one at a time, once every sink has committed it.
     /// Without a sink nothing is ever removed: the journal is then the only copy.
+    ///
+    /// The last durable block stays, whoever has committed it: a journal without one begins again
+    /// at position 0, before the sinks' cursors, and they would pass over what is stored there.
     fn remove_segment(&mut self) {
         let Some(oldest) = self.finished.front() else {
             return;
@@ -831,7 +840,11 @@ impl Writer {
             .iter()
             .map(|feed| feed.mark.committed())
             .min();
-        if self.removing || committed.is_none_or(|committed| committed < oldest.end) {
+        // In order: a poisoned segment whose last write or sync is late would else be left behind
+        // a gap, which recovery takes for damage.
+        let overtakes = self.doomed.iter().any(|doomed| doomed.number < oldest.number);
+        let needed = oldest.end >= self.durable || overtakes;
+        if self.removing || needed || committed.is_none_or(|committed| committed < oldest.end) {
             return;
         }
         self.removing = true;

@@ -373,6 +373,14 @@ impl<K: Kernel> Worker<K> {
             .expect("a peer with a receive is not removed");
         connection.receiving = more;
         let streaming = connection.phase == Phase::Streaming;
+        if !more && !streaming {
+            // It waits for this to be closed, and a cancellation that came too late says nothing.
+            self.touch(peer);
+        }
+        let connection = self
+            .peers
+            .get_mut(peer)
+            .expect("a peer with a receive is not removed");
         let held = match result {
             Ok(Received::Data(lease)) => {
                 let counts =
@@ -632,7 +640,9 @@ impl<K: Kernel> Worker<K> {
         let listener = connection.listener;
         let mut reason = reason;
         if !connection.reader.is_between_frames() {
-            self.intake.refuse(listener, Reason::Truncated);
+            if !connection.reader.is_skipping() {
+                self.intake.refuse(listener, Reason::Truncated);
+            }
             if reason == CloseReason::End {
                 reason = CloseReason::EndInFrame;
             }
@@ -1053,6 +1063,6 @@ fn answer(producer: u64, sequence: u64, reason: Reason) -> Ack {
         producer,
         sequence,
         retry_after_ms,
-        count: 1,
+        count: u32::from(producer != 0),
     }
 }

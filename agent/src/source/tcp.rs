@@ -159,6 +159,11 @@ impl Reader {
         matches!(self.stream, Stream::Between)
     }
 
+    /// Whether the frame that the stream is in the middle of was refused, and counted, already.
+    pub fn is_skipping(&self) -> bool {
+        matches!(self.stream, Stream::Skipping { .. })
+    }
+
     /// Bytes of memory held for cut frames.
     pub fn carry_capacity(&self) -> usize {
         self.carry.capacity()

@@ -96,38 +96,30 @@ impl DurableIndex {
         }
     }
 
-    /// Whether a segment holds a frame that was acknowledged and stands nowhere else.
-    pub fn holds_acknowledged(&self, number: u64, book: &Book) -> bool {
-        let chain = self.chain();
-        self.walks.get(&number).is_some_and(|walk| {
-            walk.found.iter().any(|&(position, frame)| {
-                book.line(frame).acknowledged
-                    && self.stored_in(&chain, frame) <= 1
-                    && chain
-                        .iter()
-                        .any(|&(segment, end)| segment == number && position < end)
-            })
-        })
-    }
-
-    /// A segment is removed on purpose; `delivered` says that every sink has all of it.
-    pub fn remove(&mut self, number: u64, delivered: bool) {
+    /// A segment is removed on purpose: nothing that was acknowledged may be in it alone, unless
+    /// every sink has committed it.
+    pub fn remove(&mut self, number: u64, committed: u64, book: &Book) {
         let chain = self.chain();
         let Some(walk) = self.walks.remove(&number) else {
             return;
         };
         let kept = chain.iter().find(|(segment, _)| *segment == number);
         let end = kept.map_or(walk.header.base, |&(_, end)| end.min(walk.end));
-        if delivered {
-            self.floor = self.floor.max(end);
-        }
+        self.floor = self.floor.max(end.min(committed));
         for (position, frame) in walk.found {
             let places = self.places.get_mut(&frame).expect("it was found");
             let at = places.iter().position(|&place| place == (number, position));
             places.swap_remove(at.expect("it was found there"));
-            if delivered && position < end {
+            if position < end.min(committed) {
                 self.delivered.entry(frame).or_default().push(number);
             }
+            let line = book.line(frame);
+            assert!(
+                !line.acknowledged || self.stored_in(&chain, frame) > 0,
+                "segment {number} is removed, and with it frame {:?} at {position}, which was \
+                 acknowledged; sinks have only {committed}",
+                line.frame.key
+            );
         }
     }
 
