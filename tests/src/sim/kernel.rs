@@ -408,9 +408,12 @@ impl SimKernel {
             );
         }
         // Closing and removing what was given up may be left to the exit; nothing else.
-        let tidying =
-            |op: &Op| matches!(op, Op::SegmentClose { .. } | Op::SegmentRemove { .. });
-        assert!(self.pushed.iter().all(tidying), "never submitted: {:?}", self.pushed);
+        let tidying = |op: &Op| matches!(op, Op::SegmentClose { .. } | Op::SegmentRemove { .. });
+        assert!(
+            self.pushed.iter().all(tidying),
+            "never submitted: {:?}",
+            self.pushed
+        );
         assert!(self.writing.is_empty(), "a stop with a write in flight");
         assert!(self.syncing.is_empty(), "a stop with a sync in flight");
         assert!(
