@@ -17,8 +17,11 @@ fn seeds() {
     let count = std::env::var("PENSTOCK_SIM_SEEDS").map_or(SEEDS, |count| {
         count.parse().expect("PENSTOCK_SIM_SEEDS is a number")
     });
+    let from = std::env::var("PENSTOCK_SIM_FROM").map_or(0, |from| {
+        from.parse().expect("PENSTOCK_SIM_FROM is a number")
+    });
     let mut acknowledged = 0;
-    for seed in 0..count {
+    for seed in from..from + count {
         match catch_unwind(AssertUnwindSafe(|| run(&Setup::random(seed), None))) {
             Ok(outcome) => acknowledged += outcome.acknowledged,
             Err(_) => {

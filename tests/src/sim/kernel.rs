@@ -40,7 +40,7 @@ const LINGER_NS: u64 = 20_000;
 /// Bytes before the payload in a buffer of a multishot recvmsg: result, name and control data.
 const BUNDLE_PREFIX_LEN: usize = 16 + 32 + 64;
 /// Events and ops that are remembered for a failure's report.
-const TRACE_MAX: usize = 4000;
+const TRACE_MAX: usize = 600;
 
 /// Misfortunes, in a thousand of their occasions, and sizes that make them likely.
 #[derive(Clone, Debug, Default)]
