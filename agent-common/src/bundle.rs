@@ -9,21 +9,28 @@ use crate::frame::FRAME_HEADER_LEN;
 pub const BUNDLE_DATAGRAMS_MAX: u32 = 128;
 
 /// Where a bundle's bytes are: a slice in user space, a helper's call in the kernel.
+///
+/// The header is shown rather than handed over: user space then copies nothing, and the kernel's
+/// side need not clear the memory that its helper fills.
 pub trait ByteSource {
-    /// Copies the 40 bytes from `offset` of the bundle; false where it ends before.
-    fn read_header(&self, offset: u32, header: &mut [u8; FRAME_HEADER_LEN]) -> bool;
+    /// What `check` says of the 40 bytes from `offset` of the bundle; false where it ends before.
+    fn header_passes(
+        &self,
+        offset: u32,
+        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
+    ) -> bool;
 }
 
 impl ByteSource for [u8] {
-    fn read_header(&self, offset: u32, header: &mut [u8; FRAME_HEADER_LEN]) -> bool {
-        let Some(bytes) = self
-            .get(offset as usize..)
+    #[inline]
+    fn header_passes(
+        &self,
+        offset: u32,
+        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
+    ) -> bool {
+        self.get(offset as usize..)
             .and_then(|rest| rest.first_chunk())
-        else {
-            return false;
-        };
-        *header = *bytes;
-        true
+            .is_some_and(check)
     }
 }
 
@@ -44,48 +51,83 @@ impl BundleShape {
         if self.segment_len == 0 || self.payload_len <= self.segment_len {
             return 1;
         }
-        // No overflow below 4 GiB: lengths of skbs are far from it.
-        (self.payload_len + self.segment_len - 1) / self.segment_len
+        self.payload_len.div_ceil(self.segment_len)
     }
 }
 
-/// Whether any datagram of a bundle is a frame: then all of it passes, and the parser refuses the
-/// others; only a bundle without one is dropped.
+/// The search for a frame among the datagrams of a bundle: if any is one, all of the bundle passes,
+/// and the parser refuses the others; only a bundle without one is dropped.
 ///
 /// So every datagram of a bundle has the same verdict, which keeps the conservation law exact: what
 /// passed is what user space receives or the kernel drops, and a datagram that the parser refuses
 /// is not counted here as well. It also ends the search at the first frame: a good bundle costs
 /// one look.
 ///
-/// Datagrams beyond `BUNDLE_DATAGRAMS_MAX` pass unseen: the parser looks at them anyway.
-#[inline(always)]
+/// The loop is the caller's, because the kernel's must be its helper `bpf_loop`: of a loop in the
+/// program the verifier would look at each turn anew, 180,000 instructions of its million.
+pub struct Search<'a, S: ?Sized> {
+    source: &'a S,
+    shape: BundleShape,
+    payload_len_max: u32,
+    offset: u32,
+    found: bool,
+}
+
+impl<'a, S: ByteSource + ?Sized> Search<'a, S> {
+    #[inline(always)]
+    pub fn new(source: &'a S, shape: BundleShape, payload_len_max: u32) -> Self {
+        Self {
+            source,
+            shape,
+            payload_len_max,
+            offset: 0,
+            // Datagrams beyond those that are looked at pass unseen: the parser sees them anyway.
+            found: shape.datagrams() > BUNDLE_DATAGRAMS_MAX,
+        }
+    }
+
+    /// How often `step` is to be called at most.
+    #[inline(always)]
+    pub fn steps(&self) -> u32 {
+        self.shape.datagrams().min(BUNDLE_DATAGRAMS_MAX)
+    }
+
+    /// Looks at the next datagram; true when the search is over.
+    #[inline(always)]
+    pub fn step(&mut self) -> bool {
+        let left = self.shape.payload_len.wrapping_sub(self.offset);
+        let segment_len = self.shape.segment_len;
+        let datagram_len = if segment_len == 0 || left < segment_len {
+            left
+        } else {
+            segment_len
+        };
+        // A datagram shorter than a header must not be given its neighbour's bytes.
+        if datagram_len >= FRAME_HEADER_LEN as u32
+            && self.source.header_passes(self.offset, |header| {
+                check_datagram(header, datagram_len, self.payload_len_max).is_ok()
+            })
+        {
+            self.found = true;
+        }
+        self.offset += segment_len;
+        self.found
+    }
+
+    #[inline(always)]
+    pub fn found(&self) -> bool {
+        self.found
+    }
+}
+
+/// Whether any datagram of a bundle is a frame.
 pub fn any_frame<S: ByteSource + ?Sized>(
     source: &S,
     shape: BundleShape,
     payload_len_max: u32,
 ) -> bool {
-    let datagrams = shape.datagrams();
-    let mut header = [0; FRAME_HEADER_LEN];
-    let mut offset = 0;
-    let mut index = 0;
-    while index < BUNDLE_DATAGRAMS_MAX && index < datagrams {
-        let left = shape.payload_len - offset;
-        let datagram_len = if shape.segment_len == 0 || left < shape.segment_len {
-            left
-        } else {
-            shape.segment_len
-        };
-        // A datagram shorter than a header must not be given its neighbour's bytes.
-        if datagram_len >= FRAME_HEADER_LEN as u32
-            && source.read_header(offset, &mut header)
-            && check_datagram(&header, datagram_len, payload_len_max).is_ok()
-        {
-            return true;
-        }
-        offset += shape.segment_len;
-        index += 1;
-    }
-    datagrams > BUNDLE_DATAGRAMS_MAX
+    let mut search = Search::new(source, shape, payload_len_max);
+    search.found() || (0..search.steps()).any(|_| search.step())
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! The socket filter: a verdict per datagram, before the datagram is queued.
 
-use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, ByteSource, any_frame};
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, ByteSource, Search};
 use agent_common::frame::FRAME_HEADER_LEN;
 use agent_common::layout::{BundleCount, SOCKET_CLOSING, Stray, bundle_index, verdict_index};
 use agent_common::verdict::Verdict;
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop, bpf_skb_load_bytes};
 use aya_ebpf::macros::socket_filter;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
@@ -47,7 +50,7 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
     }
     let verdict = if slot.flags & SOCKET_CLOSING != 0 {
         Verdict::Closing
-    } else if any_frame(&Packet(&context), shape, slot.payload_len_max) {
+    } else if any_frame(&context, shape, slot.payload_len_max) {
         Verdict::Passed
     } else {
         Verdict::Malformed
@@ -86,21 +89,55 @@ fn shape(context: &SkBuffContext) -> BundleShape {
     }
 }
 
-/// A bundle as the kernel holds it: GRO leaves it scattered over pages and further skbs.
-struct Packet<'a>(&'a SkBuffContext);
+/// Whether any datagram of the bundle is a frame.
+#[inline(always)]
+fn any_frame(context: &SkBuffContext, shape: BundleShape, payload_len_max: u32) -> bool {
+    let packet = Packet(context.as_ptr());
+    let mut search = Search::new(&packet, shape, payload_len_max);
+    if !search.found() {
+        // SAFETY: the helper calls `step` at most that often, with the pointer to `search`, and
+        // only before it returns.
+        unsafe {
+            let step = step as unsafe extern "C" fn(u64, *mut Search<'static, Packet>) -> i64;
+            bpf_loop(
+                search.steps(),
+                step as *mut c_void,
+                (&raw mut search).cast(),
+                0,
+            );
+        }
+    }
+    search.found()
+}
 
-impl ByteSource for Packet<'_> {
+/// One turn of `bpf_loop` (5.17 and later); 1 ends it.
+unsafe extern "C" fn step(_turn: u64, search: *mut Search<'_, Packet>) -> i64 {
+    // SAFETY: `any_frame` hands in its own `search`, and does not touch it meanwhile.
+    let search = unsafe { &mut *search };
+    i64::from(search.step())
+}
+
+/// A bundle as the kernel holds it: GRO leaves it scattered over pages and further skbs.
+struct Packet(*mut c_void);
+
+impl ByteSource for Packet {
     #[inline(always)]
-    fn read_header(&self, offset: u32, header: &mut [u8; FRAME_HEADER_LEN]) -> bool {
-        // SAFETY: the helper writes exactly 40 bytes, the array's length, or zeroes them and fails.
+    fn header_passes(
+        &self,
+        offset: u32,
+        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
+    ) -> bool {
+        let mut header = MaybeUninit::<[u8; FRAME_HEADER_LEN]>::uninit();
+        // SAFETY: the helper writes exactly 40 bytes, the array's length.
         let status = unsafe {
             bpf_skb_load_bytes(
-                self.0.as_ptr(),
+                self.0,
                 UDP_HEADER_LEN + offset,
                 header.as_mut_ptr().cast(),
                 FRAME_HEADER_LEN as u32,
             )
         };
-        status == 0
+        // SAFETY: on success the helper has written all of it.
+        status == 0 && check(unsafe { header.assume_init_ref() })
     }
 }

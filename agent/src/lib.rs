@@ -7,6 +7,7 @@ pub mod admin;
 pub mod command;
 pub mod config;
 
+pub mod daemon;
 pub mod decode;
 pub mod exit;
 pub mod frame;

@@ -18,12 +18,28 @@ pub const JOURNAL_BLOCKS: usize = 17;
 /// Blocks that sinks may hold at once; the others are the writer's, so that a sink that falls
 /// behind never takes the journal's memory: it reads from disk instead.
 pub const JOURNAL_BLOCKS_SHARED_MAX: usize = JOURNAL_BLOCKS / 2;
-/// A segment is preallocated at this size, in bytes of blocks.
-pub const SEGMENT_LEN: u64 = 256 << 20;
+/// A segment's length in bytes of blocks, which are preallocated: an eighth of what the shard's
+/// journal may take, so that retention works in steps of that, within these bounds. At 1 GB/s the
+/// longest one is filled in a quarter of a second; the shortest one holds eight of the longest
+/// frames.
+pub const SEGMENT_LEN_MAX: u64 = 256 << 20;
+pub const SEGMENT_LEN_MIN: u64 = 8 << 20;
 
-/// Segments that a shard needs to make progress: the one being written and its successor, opened
-/// ahead so that a switch does not wait for the disk. Sinks drain the sealed ones meanwhile.
-pub const SHARD_SEGMENTS_MIN: u64 = 2;
+/// The length of the segments of a shard whose journal may take `size_max` bytes.
+pub const fn segment_len(size_max: u64) -> u64 {
+    let wanted = size_max / 8 / BLOCK_ALIGN as u64 * BLOCK_ALIGN as u64;
+    if wanted < SEGMENT_LEN_MIN {
+        SEGMENT_LEN_MIN
+    } else if wanted > SEGMENT_LEN_MAX {
+        SEGMENT_LEN_MAX
+    } else {
+        wanted
+    }
+}
+
+/// Segments that a shard needs to make progress: the one being written, its successor, made ahead
+/// so that a switch does not wait for the disk, and one that a sink is reading; and their headers.
+pub const SHARD_SEGMENTS_MIN: u64 = 4;
 
 /// TCP receive buffers of a shard: 64 × 128 KiB = 8 MiB.
 pub const TCP_BUFFER_LEN: usize = 128 << 10;
@@ -98,12 +114,12 @@ pub const fn memory_needed(shards: u16, sinks: usize) -> u64 {
 
 /// What `shards` shards need of `journal.max_size`, in bytes.
 pub const fn journal_needed(shards: u16) -> u64 {
-    shards as u64 * SHARD_SEGMENTS_MIN * SEGMENT_LEN
+    shards as u64 * SHARD_SEGMENTS_MIN * SEGMENT_LEN_MIN
 }
 
 const _: () = {
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
-    assert!(JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN);
+    assert!(4 * JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN_MIN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
     // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);

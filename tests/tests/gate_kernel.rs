@@ -25,7 +25,7 @@ const LISTENER: ListenerId = ListenerId(1);
 const LISTENERS: usize = 3;
 const PAYLOAD_LEN_MAX: u32 = 20_000;
 /// Above what either program takes today (the test prints it), far below the kernel's million.
-const VERIFIED_INSTRUCTIONS_MAX: u64 = 300_000;
+const VERIFIED_INSTRUCTIONS_MAX: u64 = 20_000;
 
 // ---- what is sent ---------------------------------------------------------------------------
 
@@ -445,6 +445,9 @@ fn flood() -> Vec<Sent> {
         bundle(200, &[true; 40], Some((frame(77), true))),
         bundle(45, &[true; 127], Some((frame(41), true))),
         bundle(1400, &[true, false, true], None),
+        // Its last datagram is one byte: eight bytes too many or too few, the UDP header's, would
+        // give another count, here and for the even bundle above.
+        bundle(200, &[true; 3], Some((b"x".to_vec(), false))),
         single(broken(100, 0), false),
         bundle(100, &[false; 9], None),
     ]

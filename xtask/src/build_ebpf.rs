@@ -38,7 +38,8 @@ pub fn build(install: Install) -> anyhow::Result<Toolchain> {
     host::ensure(&[host::C_COMPILER], install)?;
     let toolchain = toolchain::ensure(install)?;
     println!("eBPF object with {toolchain}");
-    process::run(command(&toolchain, "build").arg("--quiet")).with_context(|| {
+    let cargo = toolchain.compiler.cargo_command();
+    process::run(of_the_gate(cargo, &toolchain, "build").arg("--quiet")).with_context(|| {
         format!(
             "the eBPF object does not build. If the linker complains of LLVM: {} must be built on \
              the compiler's LLVM or a newer one",
@@ -57,23 +58,23 @@ pub fn build(install: Install) -> anyhow::Result<Toolchain> {
     Ok(toolchain)
 }
 
-/// Clippy of the programs, for their own target. `None` where the tool chain has no clippy.
+/// Clippy of the programs, for their own target; the rest of the workspace is linted with its own
+/// compiler. `None` where the tool chain has no clippy.
 pub fn clippy(toolchain: &Toolchain) -> Option<Command> {
-    toolchain.compiler.clippy()?;
-    let mut command = command(toolchain, "clippy");
-    command.args(["--quiet", "--", "-D", "warnings"]);
+    let clippy = toolchain.compiler.clippy_command()?;
+    let mut command = of_the_gate(clippy, toolchain, "clippy");
+    command.args(["--quiet", "--no-deps", "--", "-D", "warnings"]);
     Some(command)
 }
 
 /// `core` is built along, since no tool chain has it ready-made for this target.
-fn command(toolchain: &Toolchain, subcommand: &str) -> Command {
-    let mut command = toolchain.compiler.cargo_command();
-    command
+fn of_the_gate(mut cargo: Command, toolchain: &Toolchain, subcommand: &str) -> Command {
+    cargo
         .args([subcommand, "--package", "agent-ebpf", "--profile", PROFILE])
         .args(["-Z", "build-std=core", "--target", TARGET])
         .env("CARGO_TARGET_DIR", folder())
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&toolchain.linker));
-    command
+    cargo
 }
 
 /// A folder of its own: this compiler is another than the workspace's, and the two would throw

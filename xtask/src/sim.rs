@@ -5,11 +5,12 @@ use crate::process;
 /// Run the simulation over many seeds; a failure prints its seed, and --seed replays it.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many seeds to run, from 0.
+    #[arg(long, default_value_t = 1000, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// The first seed; with `--seeds 1` the only one.
-    #[arg(long)]
+    /// Run this one seed only, and print what it does.
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
     seed: Option<u64>,
 }
 
@@ -23,10 +24,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             "--test",
             "simulation",
         ])
-        .args(["--", "--nocapture"])
-        .env("PENSTOCK_SIM_SEEDS", arguments.seeds.to_string());
-    if let Some(seed) = arguments.seed {
-        command.env("PENSTOCK_SIM_SEED", seed.to_string());
-    }
+        .args(["seeds", "--", "--nocapture"]);
+    match arguments.seed {
+        Some(seed) => command.env("PENSTOCK_SIM_SEED", seed.to_string()),
+        None => command.env("PENSTOCK_SIM_SEEDS", arguments.seeds.to_string()),
+    };
     process::run(&mut command)
 }

@@ -22,7 +22,7 @@ const DEBIAN_LLVM: u32 = 22;
 const BPF_LINKER_VERSION: &str = "0.13.0";
 
 /// What Debian has for it. The versions of the compiler and its LLVM belong together.
-const DEBIAN_NEEDS: [Need; 6] = [
+const DEBIAN_NEEDS: [Need; 4] = [
     Need {
         package: "rustc-web",
         why: "a Rust compiler whose sources Debian has too (rustup's stable has none here)",
@@ -43,17 +43,14 @@ const DEBIAN_NEEDS: [Need; 6] = [
         why: "the LLVM that bpf-linker is built on; the same as the compiler's",
         is_there: || llvm_config(DEBIAN_LLVM).exists(),
     },
-    Need {
-        package: "libclang-22-dev",
-        why: "belongs to it",
-        is_there: || Path::new("/usr/lib/llvm-22/lib/libclang.so").exists(),
-    },
-    Need {
-        package: "clang-22",
-        why: "belongs to it",
-        is_there: || Path::new("/usr/lib/llvm-22/bin/clang").exists(),
-    },
 ];
+
+/// What lints the programs; the object is built without it.
+pub const DEBIAN_CLIPPY: Need = Need {
+    package: "rust-web-clippy",
+    why: "lints the eBPF programs with the compiler that builds them",
+    is_there: || debian().is_none() || process::is_executable(Path::new("/usr/bin/cargo-clippy")),
+};
 
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -85,15 +82,25 @@ impl Compiler {
             .exists()
     }
 
-    /// Whether `cargo clippy` works with it.
-    pub fn clippy(&self) -> Option<PathBuf> {
-        let program = self.rustc.with_file_name("cargo-clippy");
-        process::is_executable(&program).then_some(program)
+    /// Its cargo.
+    pub fn cargo_command(&self) -> Command {
+        self.command(&self.cargo)
     }
 
-    /// Its cargo, with nothing in the environment of the cargo and the compiler that built us.
-    pub fn cargo_command(&self) -> Command {
-        let mut command = Command::new(&self.cargo);
+    /// Its `cargo clippy`, by its own path: cargo would take the first `cargo-clippy` in PATH, and
+    /// that one belongs to the compiler that built us. `None` where it has none.
+    pub fn clippy_command(&self) -> Option<Command> {
+        let program = self.rustc.with_file_name("cargo-clippy");
+        process::is_executable(&program).then(|| {
+            let mut command = self.command(&program);
+            command.env("CARGO", &self.cargo);
+            command
+        })
+    }
+
+    /// With nothing in the environment of the cargo and the compiler that built us.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(workspace::root());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();

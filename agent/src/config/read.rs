@@ -13,7 +13,7 @@ use super::settings::{
 };
 use super::unit::{about_size, format_size};
 use crate::limits::{
-    self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
+    self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
 };
 
@@ -297,9 +297,9 @@ impl Reader {
                     format_size(needed)
                 ),
                 format!(
-                    "a shard writes {SHARD_SEGMENTS_MIN} segments of {} at once: \
+                    "a shard needs {SHARD_SEGMENTS_MIN} segments of at least {}: \
                      raise journal.max_size or lower shards",
-                    format_size(SEGMENT_LEN)
+                    format_size(SEGMENT_LEN_MIN)
                 ),
             );
         }

@@ -15,12 +15,12 @@ pub enum GateError {
     )]
     NoObject,
     #[error(
-        "{call}: {source}: run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN \
-         (systemd: AmbientCapabilities=)"
+        "{call}: {source}: run as root, or grant CAP_BPF and CAP_PERFMON (systemd: \
+         AmbientCapabilities=CAP_BPF CAP_PERFMON)"
     )]
     Permission {
         call: &'static str,
-        source: Box<dyn Error + Send + Sync>,
+        source: io::Error,
     },
     #[error("loading the eBPF object: {0}: build it again with `cargo xtask build-ebpf`")]
     Object(EbpfError),
@@ -68,41 +68,21 @@ pub enum GateError {
 
 impl GateError {
     /// Sorts out a missing permission, which has a remedy of its own, wherever it stands in the
-    /// chain of causes.
-    pub(super) fn sort<E: Error + Send + Sync + 'static>(
+    /// chain of causes: EPERM alone, as EACCES is how the verifier says no.
+    pub(super) fn sort<E: Error + 'static>(
         call: &'static str,
         error: E,
         other: impl FnOnce(E) -> Self,
     ) -> Self {
-        if is_permission(&error) {
-            return Self::Permission {
-                call,
-                source: root_cause(error),
-            };
+        let first: &(dyn Error + 'static) = &error;
+        let refused = std::iter::successors(Some(first), |&error| error.source())
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|error| error.raw_os_error() == Some(libc::EPERM));
+        if refused {
+            // The errno alone: what wraps it may carry a verifier log of pages.
+            let source = io::Error::from_raw_os_error(libc::EPERM);
+            return Self::Permission { call, source };
         }
         other(error)
     }
-}
-
-fn is_permission(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    })
-}
-
-/// The errno alone: what wraps it may carry a verifier log of pages.
-fn root_cause<E: Error + Send + Sync + 'static>(error: E) -> Box<dyn Error + Send + Sync> {
-    let errno = causes(&error)
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .find_map(io::Error::raw_os_error);
-    match errno {
-        Some(errno) => Box::new(io::Error::from_raw_os_error(errno)),
-        None => Box::new(error),
-    }
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }

@@ -49,6 +49,12 @@ unsafe impl Pod for Slot {}
 impl KernelGate {
     pub fn load(listeners: usize) -> Result<Self, GateError> {
         let bytes = object::OBJECT.ok_or(GateError::NoObject)?;
+        if lacks_capabilities() {
+            return Err(GateError::Permission {
+                call: "bpf(BPF_PROG_LOAD)",
+                source: io::Error::from_raw_os_error(libc::EPERM),
+            });
+        }
         let entries = |per_listener: usize| (listeners.max(1) * per_listener) as u32;
         let constants = DropConstants::read();
 
@@ -197,6 +203,23 @@ fn attach_drops(ebpf: &mut Ebpf) -> Result<(), GateError> {
         .map_err(|error| refused(object::KERNEL_DROPS, error))?;
     let link = drops.attach();
     link.map(|_| ()).map_err(GateError::AttachTracepoint)
+}
+
+/// Whether the calling thread is known to lack what the programs need.
+///
+/// Asked beforehand for the sake of CAP_PERFMON: without it the verifier holds the filter to the
+/// rules for strangers, and refuses it with an error that names no permission.
+fn lacks_capabilities() -> bool {
+    /// Bits of `linux/capability.h`; CAP_SYS_ADMIN includes the two others.
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON_AND_BPF: u64 = 1 << 38 | 1 << 39;
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    // Where /proc does not tell, the kernel's own answer will.
+    effective.is_some_and(|has| has & SYS_ADMIN == 0 && has & PERFMON_AND_BPF != PERFMON_AND_BPF)
 }
 
 /// The constants of `agent-ebpf/src/maps.rs`, as the running kernel has them.

@@ -1063,6 +1063,6 @@ fn answer(producer: u64, sequence: u64, reason: Reason) -> Ack {
         producer,
         sequence,
         retry_after_ms,
-        count: 1,
+        count: u32::from(producer != 0),
     }
 }

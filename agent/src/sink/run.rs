@@ -35,7 +35,7 @@ use crate::sink::{
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Commit at the latest after this much journal: a commit costs about four syncs (0.14 ms each on
 /// the machine this was measured on), which 64 MiB of input make negligible, and a retry has at
-/// most this much to read again. A quarter of a segment, so that segments are released one by one.
+/// most this much to read again. A quarter of the longest segment, so that segments are released one by one.
 const COMMIT_INPUT_LEN: u64 = 64 << 20;
 /// How long the loop waits for a block before it looks at the marks and the clock.
 const WAIT: Duration = Duration::from_millis(100);
@@ -43,7 +43,7 @@ const WAIT: Duration = Duration::from_millis(100);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-const _: () = assert!(COMMIT_INPUT_LEN * 4 <= crate::limits::SEGMENT_LEN);
+const _: () = assert!(COMMIT_INPUT_LEN * 4 <= crate::limits::SEGMENT_LEN_MAX);
 
 /// What a sink's thread needs.
 pub struct SinkPlan {

@@ -103,5 +103,4 @@ impl Book {
     pub fn good(&self, key: (u64, u64)) -> Option<FrameNo> {
         self.good.get(&key).copied()
     }
-
 }

@@ -137,7 +137,10 @@ impl DurableIndex {
 
     /// Everything before it is durable, without a gap.
     pub fn durable_position(&self) -> u64 {
-        let last = self.chain().last().map(|&(number, _)| self.walks[&number].end);
+        let last = self
+            .chain()
+            .last()
+            .map(|&(number, _)| self.walks[&number].end);
         last.unwrap_or(0).max(self.floor)
     }
 
@@ -155,7 +158,10 @@ impl DurableIndex {
         while let Some(number) = next {
             numbers.push(number);
             let predecessor = self.walks[&number].header.predecessor;
-            assert!(predecessor < number, "segment {number} follows {predecessor}");
+            assert!(
+                predecessor < number,
+                "segment {number} follows {predecessor}"
+            );
             next = self.walks.contains_key(&predecessor).then_some(predecessor);
         }
         numbers.reverse();
@@ -191,7 +197,9 @@ impl DurableIndex {
             .count() as u32;
         // A segment that a crash has brought back is found again, not delivered twice.
         let delivered = self.delivered.get(&frame).map_or(&[][..], Vec::as_slice);
-        let gone = delivered.iter().filter(|number| !self.walks.contains_key(number));
+        let gone = delivered
+            .iter()
+            .filter(|number| !self.walks.contains_key(number));
         here + gone.count() as u32
     }
 
@@ -260,7 +268,10 @@ fn frames_of_block(block: &[u8], header: &BlockHeader, book: &Book) -> Option<Ve
         records += entry.header.records;
         frames.push(number);
     }
-    assert_eq!(header.records, records, "a block's header counts its records");
+    assert_eq!(
+        header.records, records,
+        "a block's header counts its records"
+    );
     Some(frames)
 }
 
@@ -278,7 +289,11 @@ pub fn check_answers(conn: &mut Conn, book: &mut Book, index: &DurableIndex) {
 
 fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ack) {
     if (ack.producer, ack.sequence) == (0, 0) {
-        assert_eq!(ack.status, AckStatus::Refused, "only lost framing has no sequence");
+        assert_eq!(
+            ack.status,
+            AckStatus::Refused,
+            "only lost framing has no sequence"
+        );
         assert!(
             conn.framing_lost || conn.fin || conn.reset,
             "the agent says that framing is lost ({:?}) where it is not",

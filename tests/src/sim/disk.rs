@@ -258,8 +258,7 @@ impl Disk {
         }
         let mut kept = Vec::new();
         for mut write in std::mem::take(&mut file.writes) {
-            let covered =
-                ticket.covers.contains(&write.id) && write.state != WriteState::Doubtful;
+            let covered = ticket.covers.contains(&write.id) && write.state != WriteState::Doubtful;
             if covered && (ok || rng.chance(500)) {
                 apply(&mut file.durable, &write, 0..write.data.len());
                 if ok {
@@ -308,7 +307,10 @@ impl Disk {
     pub fn close(&mut self, number: u64, file: SegmentFile) {
         let target = self.file_mut(file);
         assert!(
-            target.writes.iter().all(|w| w.state != WriteState::InFlight),
+            target
+                .writes
+                .iter()
+                .all(|w| w.state != WriteState::InFlight),
             "segment {number} is closed with a write in flight"
         );
         target.handle = None;
@@ -367,8 +369,14 @@ impl Disk {
     pub fn after_power_loss(&self, rng: &mut Rng) -> DiskImage {
         let mut image = DiskImage::new();
         // Of the removals that no folder sync covers, the first few have reached the disk.
-        let removed = self.files.values().filter(|file| file.removed && !file.gone);
-        let oldest = removed.map(|file| file.removal).min().unwrap_or(self.removals);
+        let removed = self
+            .files
+            .values()
+            .filter(|file| file.removed && !file.gone);
+        let oldest = removed
+            .map(|file| file.removal)
+            .min()
+            .unwrap_or(self.removals);
         let removals_kept = rng.between(oldest..=self.removals);
         for (&number, file) in &self.files {
             let removed = file.gone || file.removed && file.removal < removals_kept;
@@ -424,9 +432,7 @@ fn apply(bytes: &mut Vec<u8>, write: &Write, part: std::ops::Range<usize>) {
 /// Lets a write survive as a whole, not at all, up to a sector, or in any sectors.
 fn tear(bytes: &mut Vec<u8>, write: &Write, rng: &mut Rng) {
     let sectors = write.data.len().div_ceil(SECTOR_LEN);
-    let sector = |index: usize| {
-        index * SECTOR_LEN..write.data.len().min((index + 1) * SECTOR_LEN)
-    };
+    let sector = |index: usize| index * SECTOR_LEN..write.data.len().min((index + 1) * SECTOR_LEN);
     match rng.between(0..=3) {
         0 => {}
         1 => apply(bytes, write, 0..write.data.len()),

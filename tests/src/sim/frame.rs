@@ -3,9 +3,7 @@
 
 use std::rc::Rc;
 
-use agent_common::frame::{
-    FLAG_ACKNOWLEDGE, FRAME_HEADER_LEN, FrameHeader, offset,
-};
+use agent_common::frame::{FLAG_ACKNOWLEDGE, FRAME_HEADER_LEN, FrameHeader, offset};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::v1::{LogBatch, LogRecord};
@@ -207,7 +205,11 @@ pub fn payload(rng: &mut Rng, order: &Order) -> Vec<u8> {
 fn header(order: &Order) -> FrameHeader {
     FrameHeader {
         encoding: order.encoding as u8,
-        flags: if order.acknowledge { FLAG_ACKNOWLEDGE } else { 0 },
+        flags: if order.acknowledge {
+            FLAG_ACKNOWLEDGE
+        } else {
+            0
+        },
         priority: 2,
         payload_len: 0,
         records: order.records,

@@ -70,11 +70,23 @@ pub struct Faults {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mishap {
     /// The nth write of a block (from 0; header pages do not count) fails.
-    WriteFails { nth: u64, errno: i32 },
-    WriteShort { nth: u64, len: usize },
+    WriteFails {
+        nth: u64,
+        errno: i32,
+    },
+    WriteShort {
+        nth: u64,
+        len: usize,
+    },
     /// The nth sync fails.
-    SyncFails { nth: u64, errno: i32 },
-    AllocateFails { nth: u64, errno: i32 },
+    SyncFails {
+        nth: u64,
+        errno: i32,
+    },
+    AllocateFails {
+        nth: u64,
+        errno: i32,
+    },
 }
 
 /// What a kernel (or, seen from the disk, a broken agent) does wrong on purpose, to prove that the
@@ -410,10 +422,16 @@ impl SimKernel {
                 .collect::<Vec<_>>()
         );
         for (listener, backlog) in &self.backlogs {
-            assert!(!backlog.multishot, "a stop with listener {listener} accepting");
+            assert!(
+                !backlog.multishot,
+                "a stop with listener {listener} accepting"
+            );
         }
         for (listener, socket) in &self.datagrams {
-            assert!(!socket.multishot, "a stop with listener {listener} receiving");
+            assert!(
+                !socket.multishot,
+                "a stop with listener {listener} receiving"
+            );
         }
     }
 
@@ -423,7 +441,11 @@ impl SimKernel {
         for conn in &self.conns {
             let tally = tallies.get_mut(&conn.listener).expect("a listener");
             let unsure = conn.send_failed || self.producers[conn.producer].plan.deaf;
-            let arrivals = if unsure { &mut tally.perhaps } else { &mut tally.certain };
+            let arrivals = if unsure {
+                &mut tally.perhaps
+            } else {
+                &mut tally.certain
+            };
             arrivals.add(&conn.arrivals);
             tally.perhaps.add(&conn.arrivals_late);
         }
@@ -793,9 +815,8 @@ impl SimKernel {
             Event::SegmentAllocate(number, file, len) => {
                 let nth = self.allocations;
                 self.allocations += 1;
-                let mishap = self.mishap(
-                    |m| matches!(m, Mishap::AllocateFails { nth: n, .. } if *n == nth),
-                );
+                let mishap =
+                    self.mishap(|m| matches!(m, Mishap::AllocateFails { nth: n, .. } if *n == nth));
                 let result = match mishap {
                     Some(Mishap::AllocateFails { errno, .. }) => Err(Errno(errno)),
                     _ if self.chance(self.faults.allocate_error) => Err(ENOSPC),
@@ -854,7 +875,9 @@ impl SimKernel {
             return;
         }
         if self.chance(self.faults.accept_error) {
-            let errno = self.rng.pick(&[libc::ECONNABORTED, libc::EMFILE, libc::ENOBUFS]);
+            let errno = self
+                .rng
+                .pick(&[libc::ECONNABORTED, libc::EMFILE, libc::ENOBUFS]);
             let backlog = self.backlogs.get_mut(&listener).expect("a TCP listener");
             // Any error ends a multishot accept.
             backlog.armed = None;
@@ -1179,7 +1202,10 @@ impl SimKernel {
         if self.lie == Some(Lie::SyncErrorUnseen) {
             result = Ok(());
         }
-        assert!(self.disk.is_open(file), "segment {segment} was closed while it was synced");
+        assert!(
+            self.disk.is_open(file),
+            "segment {segment} was closed while it was synced"
+        );
         let left = self.syncing.get_mut(&segment).expect("a sync in flight");
         *left -= 1;
         if *left == 0 {
@@ -1329,9 +1355,15 @@ impl Kernel for SimKernel {
                     .get(&socket.0)
                     .unwrap_or_else(|| panic!("a receive on socket {}, closed", socket.0));
                 let other = self.conn_of_peer(*peer);
-                assert!(other.is_none() || other == Some(id), "{peer:?} is two peers");
+                assert!(
+                    other.is_none() || other == Some(id),
+                    "{peer:?} is two peers"
+                );
                 let conn = &mut self.conns[id];
-                assert!(conn.peer.is_none_or(|known| known == *peer), "a peer renamed");
+                assert!(
+                    conn.peer.is_none_or(|known| known == *peer),
+                    "a peer renamed"
+                );
                 conn.peer = Some(*peer);
                 assert!(!conn.multishot, "{peer:?} receives already");
                 conn.multishot = true;
@@ -1399,7 +1431,10 @@ impl Kernel for SimKernel {
         self.agenda.advance_to(now + TURN_NS);
         if self.arrived.is_empty() && self.agenda.now_ns() <= now + LINGER_NS {
             self.empty_turns += 1;
-            assert!(self.empty_turns < 20_000, "the worker turns and nothing happens");
+            assert!(
+                self.empty_turns < 20_000,
+                "the worker turns and nothing happens"
+            );
         } else {
             self.empty_turns = 0;
         }

@@ -183,7 +183,10 @@ impl Producer {
         let address = if self.index.is_multiple_of(2) {
             SocketAddr::from((Ipv4Addr::new(10, 0, 0, self.index as u8), port))
         } else {
-            SocketAddr::from((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, self.index as u16), port))
+            SocketAddr::from((
+                Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, self.index as u16),
+                port,
+            ))
         };
         let mut conn = Conn::new(self.index, self.plan.listener, address);
         conn.pieces = std::mem::take(&mut self.plan.pieces).into();
@@ -241,7 +244,10 @@ impl Producer {
 
     /// None is sent whose sequence is `window` or more above an unsettled one.
     fn window_is_full(&self) -> bool {
-        let oldest = self.unsettled.first_key_value().map(|(&sequence, _)| sequence);
+        let oldest = self
+            .unsettled
+            .first_key_value()
+            .map(|(&sequence, _)| sequence);
         oldest.is_some_and(|oldest| self.next_sequence >= oldest + self.plan.window as u64)
     }
 
@@ -413,7 +419,11 @@ impl Sender {
         self.next_sequence += 1;
         // The last of a bundle may be shorter than the others.
         let shorter = last && self.rng.chance(300);
-        let len = if shorter { self.rng.size(60..=payload_len) } else { payload_len };
+        let len = if shorter {
+            self.rng.size(60..=payload_len)
+        } else {
+            payload_len
+        };
         let good = frame::good_of_len(key, false, len);
         if !self.rng.chance(self.plan.bad_per_mille) {
             return good;

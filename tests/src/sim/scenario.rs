@@ -276,12 +276,7 @@ impl Life {
         );
         let blocks = BlockPool::new(setup.blocks, setup.block_len);
         let disk = Disk::from_image(&image);
-        let mut kernel = SimKernel::new(
-            rng.fork(),
-            setup.sizes.clone(),
-            Arc::clone(&blocks),
-            disk,
-        );
+        let mut kernel = SimKernel::new(rng.fork(), setup.sizes.clone(), Arc::clone(&blocks), disk);
         kernel.faults = setup.faults.clone();
         kernel.mishaps = setup.mishaps.clone();
         kernel.lie = setup.lie;
@@ -464,7 +459,11 @@ impl Life {
             );
             assert_eq!(counts.connections, 0, "connections of listener {listener}");
             // For want of room, for a failed journal or at a stop a good frame may be refused.
-            let nobodys_fault = [Reason::Backpressure, Reason::JournalFailed, Reason::Stopping];
+            let nobodys_fault = [
+                Reason::Backpressure,
+                Reason::JournalFailed,
+                Reason::Stopping,
+            ];
             let turned_away: u64 = nobodys_fault
                 .iter()
                 .map(|reason| counts.refused_frames[reason.index()])
@@ -588,7 +587,9 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
     let mut life = Life::first(setup, trace.clone());
     let mut ends = setup.lives.iter().peekable();
     loop {
-        let end = *ends.next().expect("a run has a life, and ends with its last");
+        let end = *ends
+            .next()
+            .expect("a run has a life, and ends with its last");
         let remains = match end {
             End::Settled => {
                 life.until_settled();
@@ -644,7 +645,12 @@ impl Outcome {
     fn add(&mut self, life: &Life) {
         self.lives += 1;
         self.turns += life.turns;
-        self.lost_records += life.worker.counters().journal_lost_records.iter().sum::<u64>();
+        self.lost_records += life
+            .worker
+            .counters()
+            .journal_lost_records
+            .iter()
+            .sum::<u64>();
     }
 
     fn close(&mut self, book: &Book, index: &DurableIndex) {

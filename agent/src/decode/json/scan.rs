@@ -423,3 +423,51 @@ fn unicode_escape(escape: &str) -> (char, usize) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every byte at every place of a word, among neighbours that borrows could reach, against a
+    /// loop over the bytes.
+    #[test]
+    fn runs_end_where_a_loop_says() {
+        for byte in 0..=u8::MAX {
+            for neighbour in [b'a', b' ', b'!', b'#', b']', 0x1f, 0x00, 0x7f, 0x80, 0xff] {
+                for len in 0..20 {
+                    let mut bytes = vec![neighbour; len];
+                    for at in 0..len {
+                        bytes[at] = byte;
+                        let expected = bytes
+                            .iter()
+                            .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+                            .unwrap_or(len);
+                        assert_eq!(end_of_run(&bytes, 0), expected, "{bytes:x?}");
+                        bytes[at] = neighbour;
+                    }
+                }
+            }
+        }
+    }
+
+    /// RFC 8259, section 7: U+0000 to U+001F must be escaped, and nothing else but `"` and `\`.
+    #[test]
+    fn control_characters_do_not_stand_in_strings() {
+        for code in 0..0x80u8 {
+            let character = char::from(code);
+            for padding in 0..16 {
+                let padding = "x".repeat(padding);
+                let text = format!("\"{padding}{character}{padding}\"");
+                let verdict = Scanner::new(&text).value(0).map(|piece| piece.kind);
+                let expected = match character {
+                    '\0'..='\u{1f}' => Err(Reason::MalformedPayload),
+                    '"' => Ok(Kind::String),
+                    '\\' if padding.is_empty() => Err(Reason::TruncatedPayload),
+                    '\\' => Err(Reason::MalformedPayload),
+                    _ => Ok(Kind::String),
+                };
+                assert_eq!(verdict, expected, "{text:?}");
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use proptest::prelude::RngCore;
+use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::*;
@@ -94,7 +94,7 @@ impl Model {
         self.pending.push(change);
     }
 
-    fn restart(&mut self, survives: Survives, random: &mut impl RngCore) {
+    fn restart(&mut self, survives: Survives, random: &mut impl Rng) {
         self.calls_left = None;
         let kept = match survives {
             Survives::Everything => self.pending.len(),
@@ -119,7 +119,7 @@ impl Model {
 }
 
 /// Keeps the synced bytes, and of those written since some, and maybe zeros in their place.
-fn tear(inode: &mut Inode, random: &mut impl RngCore) {
+fn tear(inode: &mut Inode, random: &mut impl Rng) {
     let common = inode.synced.len().min(inode.now.len());
     if inode.now[..common] != inode.synced[..common] || inode.now.len() < inode.synced.len() {
         // Cut since the sync: the cut happened, or it did not.
@@ -136,7 +136,7 @@ fn tear(inode: &mut Inode, random: &mut impl RngCore) {
     }
 }
 
-fn below(random: &mut impl RngCore, bound: usize) -> usize {
+fn below(random: &mut impl Rng, bound: usize) -> usize {
     (random.next_u64() % bound as u64) as usize
 }
 

@@ -1,0 +1,446 @@
+//! The control thread: starts everything in order, watches over it, answers scrapes, and stops
+//! everything in order. Tokio runs here and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::admin::{self, AdminState, Condition, Readiness};
+use crate::config::settings::{MinFree, Settings};
+use crate::config::{self, Loaded};
+use crate::daemon::data::{DataFolder, disk_space};
+use crate::daemon::listen;
+use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
+use crate::daemon::status::{Shared, SinkView};
+use crate::exit::{Exit, Failure};
+use crate::gate::{self, Gate, GateKind};
+use crate::journal::feed::{FeedSender, JournalMarks, feed};
+use crate::journal::writer::{JournalPlan, JournalStart};
+use crate::limits;
+use crate::metric::{Registry, ShardPublisher};
+use crate::shard::op::ListenerId;
+use crate::sink::run::{SinkPlan, join_until, spawn};
+use crate::sink::{SinkError, SinkLag, StopDeadline};
+
+/// How often the disk, the shards and readiness are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long sinks may go on delivering after the shards have stopped. What is left then stays in
+/// the journal and is delivered after the next start.
+const SINK_STOP: Duration = Duration::from_secs(30);
+/// How long after that deadline a sink that hangs in a call is waited for.
+const SINK_HANG: Duration = Duration::from_secs(2);
+
+/// Runs the agent until a signal stops it.
+pub fn run(loaded: Loaded) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("start the control thread's runtime", &error))?;
+    let outcome = runtime.block_on(live(loaded));
+    // A sink that hangs in a call must not keep the process: its thread ends with it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn live(loaded: Loaded) -> Result<(), Failure> {
+    let mut signals = Signals::watch()?;
+    let mut agent = Agent::start(&loaded)?;
+    let (stop_admin, admin_stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(admin::serve(
+        agent.admin_listener()?,
+        agent.admin_state(),
+        async move {
+            let _ = admin_stopped.await;
+        },
+    ));
+    let logger = agent.gate_logger();
+    tracing::info!(
+        milliseconds = agent.shared.started.elapsed().as_millis() as u64,
+        shards = agent.shards.len(),
+        gate = agent.shared.gate_kind.label(),
+        admin = %agent.admin_address,
+        "ready",
+    );
+
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let failure = loop {
+        tokio::select! {
+            name = signals.stop() => {
+                tracing::info!("{name}: stopping; a second signal ends the process at once");
+                break None;
+            }
+            _ = watch.tick() => {
+                if let Err(failure) = agent.watch() {
+                    tracing::error!("{failure}");
+                    break Some(failure);
+                }
+            }
+        }
+    };
+
+    let stopped = tokio::select! {
+        stopped = agent.stop() => stopped,
+        name = signals.stop() => {
+            tracing::warn!("{name} again: ending at once; the journal keeps what was acknowledged");
+            // What a shell reports of a process that SIGTERM ended.
+            std::process::exit(128 + libc::SIGTERM);
+        }
+    };
+    if let Some(logger) = logger {
+        logger.abort();
+    }
+    let _ = stop_admin.send(());
+    let _ = serving.await;
+    tracing::info!("stopped");
+    failure.map_or(stopped, Err)
+}
+
+/// The signals that a service manager and a terminal send.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, Failure> {
+        let watch = |kind| signal(kind).map_err(|error| Failure::io("watch a signal", &error));
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal that stops the agent, and names it.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version reloads nothing; restart to change settings");
+                }
+            }
+        }
+    }
+}
+
+type SinkThread = JoinHandle<Result<(), SinkError>>;
+
+/// Everything that runs.
+struct Agent {
+    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
+    registry: Arc<Registry>,
+    admin: Option<std::net::TcpListener>,
+    admin_address: SocketAddr,
+    shards: Vec<Shard>,
+    sinks: Vec<(String, SinkThread)>,
+    sink_stop: Arc<StopDeadline>,
+    disk_low: Arc<AtomicBool>,
+    min_free: MinFree,
+    data: DataFolder,
+}
+
+impl Agent {
+    /// In this order: what can be wrong without harm first, what others see last.
+    fn start(loaded: &Loaded) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let settings = &loaded.settings;
+        for warning in config::warnings(settings) {
+            tracing::warn!("{warning}");
+        }
+        let shard_count = settings.shard_count(config::cores());
+        let data = DataFolder::open(&settings.data_dir)?;
+        let admin = bind_admin(settings.admin.address)?;
+        let admin_address = admin
+            .local_addr()
+            .map_err(|error| Failure::io("look up the admin address", &error))?;
+        let mut starts = Vec::new();
+        for shard in 0..shard_count {
+            starts.push(data.recover(shard)?.start);
+        }
+        let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
+            .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
+        let gate_kind = gate.kind();
+        let registry = Arc::new(Registry::new());
+        let mut bound = Vec::new();
+        for (index, listener) in settings.listeners.iter().enumerate() {
+            let id = ListenerId(index as u16);
+            let listening = listen::bind(id, listener, shard_count, &mut gate)?;
+            tracing::info!(listener = %listener.name, address = %listening.address, "listening");
+            bound.push(listening);
+        }
+
+        let sink_stop = Arc::new(StopDeadline::default());
+        let disk_low = Arc::new(AtomicBool::new(false));
+        let mut sinks = Sinks::new(settings, data.path(), &sink_stop);
+        let mut shards = Vec::new();
+        let mut marks = Vec::new();
+        for (shard, start) in (0..).zip(starts) {
+            let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
+            let feeds = sinks.start(shard, &shard_marks)?;
+            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
+            let stand_in = gate_kind == GateKind::UserSpace;
+            shards.push(Shard::start(ShardPlan {
+                shard,
+                shards: shard_count,
+                folder: data.shard_folder(shard),
+                journal: journal_plan(settings, shard_count, start, feeds, &shard_marks, &disk_low),
+                listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
+                observer: Box::new(publisher),
+            })?);
+            marks.push(shard_marks);
+        }
+        for shard in data.shards_beyond(shard_count)? {
+            deliver_left_behind(&data, shard, &mut sinks)?;
+        }
+
+        let shared = Shared::new(loaded, started, gate, bound, marks, sinks.views, &registry);
+        Ok(Self {
+            shared: Arc::new(shared),
+            readiness: Arc::new(Readiness::default()),
+            registry,
+            admin: Some(admin),
+            admin_address,
+            shards,
+            sinks: sinks.threads,
+            sink_stop,
+            disk_low,
+            min_free: settings.journal.min_free,
+            data,
+        }
+        .listening())
+    }
+
+    fn listening(self) -> Self {
+        self.readiness.set(Condition::ListenersBound, true);
+        self
+    }
+
+    fn admin_listener(&mut self) -> Result<tokio::net::TcpListener, Failure> {
+        let listener = self.admin.take().expect("taken once, at the start");
+        tokio::net::TcpListener::from_std(listener)
+            .map_err(|error| Failure::io("serve the admin address", &error))
+    }
+
+    fn admin_state(&self) -> AdminState {
+        AdminState {
+            registry: Arc::clone(&self.registry),
+            readiness: Arc::clone(&self.readiness),
+            source: Arc::clone(&self.shared) as Arc<dyn admin::StatusSource>,
+        }
+    }
+
+    /// Hands on what the eBPF programs log.
+    fn gate_logger(&self) -> Option<tokio::task::JoinHandle<()>> {
+        let logger = self.shared.gate().take_logger()?;
+        Some(tokio::spawn(async move {
+            if let Err(error) = gate::log::forward(logger).await {
+                tracing::warn!("the gate's log cannot be read: {error}");
+            }
+        }))
+    }
+
+    /// Looks at the disk and at the shards; an error means that the agent cannot go on.
+    fn watch(&self) -> Result<(), Failure> {
+        if let Ok((free, total)) = disk_space(self.data.path()) {
+            let wanted = match self.min_free {
+                MinFree::Bytes(bytes) => bytes,
+                MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
+            };
+            let low = free < wanted;
+            if low != self.disk_low.swap(low, Ordering::Relaxed) {
+                match low {
+                    true => tracing::error!(
+                        free,
+                        wanted,
+                        "below journal.min_free: once the journal's segments are full, senders \
+                         are told to try later until there is room",
+                    ),
+                    false => tracing::info!(free, wanted, "above journal.min_free again"),
+                }
+            }
+        }
+        let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
+        self.readiness.set(Condition::JournalWritable, writable);
+        match self.shards.iter().position(Shard::is_finished) {
+            Some(shard) => Err(Failure::new(
+                Exit::Software,
+                format!("shard {shard} has ended by itself; stopping the others"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the gate, then the shards, then the sinks.
+    async fn stop(&mut self) -> Result<(), Failure> {
+        self.readiness.set(Condition::ListenersBound, false);
+        self.shared.close_gate();
+        for shard in &self.shards {
+            shard.stop();
+        }
+        let shards = std::mem::take(&mut self.shards);
+        let sinks = std::mem::take(&mut self.sinks);
+        let sink_stop = Arc::clone(&self.sink_stop);
+        let joined = tokio::task::spawn_blocking(move || {
+            let mut outcome = Ok(());
+            for shard in shards {
+                // The writer goes with its shard, and with it the feeds: sinks see the end.
+                if let Err(error) = shard.join() {
+                    outcome = Err(Failure::io("a shard's ring", &error));
+                }
+            }
+            let deadline = Instant::now() + SINK_STOP;
+            sink_stop.set(deadline);
+            for (name, thread) in sinks {
+                if let Err(failure) = join_sink(&name, thread, deadline + SINK_HANG) {
+                    outcome = outcome.and(Err(failure));
+                }
+            }
+            outcome
+        });
+        let outcome = joined
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.shared.close_sockets();
+        outcome
+    }
+}
+
+/// Waits for one sink; what it could not deliver stays in the journal.
+fn join_sink(name: &str, thread: SinkThread, deadline: Instant) -> Result<(), Failure> {
+    match join_until(thread, deadline) {
+        Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(error))) => Err(Failure::new(
+            Exit::Io,
+            format!("sink {name}: {error}; the journal keeps the rest"),
+        )),
+        Some(Err(panic)) => std::panic::resume_unwind(panic),
+        None => Err(Failure::new(
+            Exit::Io,
+            format!("sink {name} hangs in its output; the journal keeps what it did not deliver"),
+        )),
+    }
+}
+
+fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
+    let bound = std::net::TcpListener::bind(address);
+    let listener =
+        bound.map_err(|error| Failure::io(format!("admin: cannot listen on {address}"), &error))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| Failure::io("make the admin socket non-blocking", &error))?;
+    Ok(listener)
+}
+
+fn journal_plan(
+    settings: &Settings,
+    shards: u16,
+    start: JournalStart,
+    feeds: Vec<FeedSender>,
+    marks: &Arc<JournalMarks>,
+    disk_low: &Arc<AtomicBool>,
+) -> JournalPlan {
+    let size_max = settings.journal.max_size / u64::from(shards);
+    JournalPlan {
+        commit_interval: settings.journal.commit_interval,
+        segment_len: limits::segment_len(size_max),
+        size_max,
+        start,
+        feeds,
+        marks: Arc::clone(marks),
+        disk_low: Arc::clone(disk_low),
+    }
+}
+
+/// The sinks' threads as they are started, shard by shard.
+struct Sinks<'a> {
+    settings: &'a Settings,
+    data_dir: PathBuf,
+    stop: &'a Arc<StopDeadline>,
+    views: Vec<SinkView>,
+    threads: Vec<(String, SinkThread)>,
+}
+
+impl<'a> Sinks<'a> {
+    fn new(
+        settings: &'a Settings,
+        data_dir: &std::path::Path,
+        stop: &'a Arc<StopDeadline>,
+    ) -> Self {
+        let views = settings
+            .sinks
+            .iter()
+            .map(|sink| SinkView::new(&sink.name))
+            .collect();
+        Self {
+            settings,
+            data_dir: data_dir.to_owned(),
+            stop,
+            views,
+            threads: Vec::new(),
+        }
+    }
+
+    /// Starts each sink's thread for one shard, whose journal is recovered.
+    fn start(&mut self, shard: u16, marks: &Arc<JournalMarks>) -> Result<Vec<FeedSender>, Failure> {
+        let sinks = self.settings.sinks.len().max(1);
+        // One block more than the queue holds is in the sink's hands.
+        let queued = (limits::JOURNAL_BLOCKS_SHARED_MAX / sinks)
+            .saturating_sub(1)
+            .max(1);
+        let mut senders = Vec::new();
+        for (settings, view) in self.settings.sinks.iter().zip(&mut self.views) {
+            let (sender, receiver) = feed(marks, queued);
+            let lag = Arc::new(SinkLag::default());
+            view.shards.push((
+                Arc::clone(marks),
+                Arc::clone(&sender.mark),
+                Arc::clone(&lag),
+            ));
+            let thread = spawn(SinkPlan {
+                settings: settings.clone(),
+                shard,
+                data_dir: self.data_dir.clone(),
+                feed: receiver,
+                stats: Arc::clone(&view.stats),
+                lag,
+                stop: Arc::clone(self.stop),
+            })
+            .map_err(|error| Failure::io(format!("start sink {}", settings.name), &error))?;
+            self.threads.push((settings.name.clone(), thread));
+            senders.push(sender);
+        }
+        Ok(senders)
+    }
+}
+
+/// A shard that an earlier, larger configuration had: its journal is delivered and gets no more.
+/// Its segments stay until the shard is there again.
+fn deliver_left_behind(
+    data: &DataFolder,
+    shard: u16,
+    sinks: &mut Sinks<'_>,
+) -> Result<(), Failure> {
+    let start = data.recover(shard)?.start;
+    if start.existing.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        shard,
+        records = start.records,
+        "delivering the journal of a shard that is gone"
+    );
+    let marks = Arc::new(JournalMarks::new(start.position, start.records));
+    drop(sinks.start(shard, &marks)?);
+    marks.close();
+    Ok(())
+}

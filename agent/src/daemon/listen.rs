@@ -1,0 +1,192 @@
+//! Sockets, in the order that leaves no hole: made, set up, put behind the gate, bound.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use agent_common::frame::UDP_PAYLOAD_LEN_MAX;
+use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
+
+use crate::config::settings::{ListenerSettings, Protocol};
+use crate::exit::{Exit, Failure};
+use crate::gate::{Gate, GateError};
+use crate::limits;
+use crate::shard::op::ListenerId;
+
+/// Connections that the kernel completes before the shard accepts them; net.core.somaxconn (4,096
+/// by default since Linux 5.4) bounds it too.
+const BACKLOG: i32 = 4096;
+
+/// One listener's sockets, one per shard, all on one address.
+pub struct Bound {
+    pub address: SocketAddr,
+    pub sockets: Vec<Socket>,
+    pub payload_len_max: u32,
+}
+
+/// Binds a listener on every shard. With more than one shard the kernel spreads senders over the
+/// sockets (SO_REUSEPORT, Linux 3.9).
+pub fn bind(
+    id: ListenerId,
+    settings: &ListenerSettings,
+    shards: u16,
+    gate: &mut Gate,
+) -> Result<Bound, Failure> {
+    let payload_len_max = match settings.protocol {
+        Protocol::Udp => UDP_PAYLOAD_LEN_MAX,
+        Protocol::Tcp => limits::TCP_PAYLOAD_LEN_MAX as u32,
+    };
+    if shards > 1 && settings.address.port() != 0 {
+        refuse_shared_address(settings)?;
+    }
+    let mut address = settings.address;
+    let mut sockets = Vec::new();
+    for _ in 0..shards {
+        let socket = open(settings, shards > 1).map_err(|error| failure(settings, &error))?;
+        if settings.protocol == Protocol::Udp {
+            gate.guard(id, payload_len_max, socket.as_fd())
+                .map_err(|error| guard(settings, &error))?;
+        }
+        socket
+            .bind(&address.into())
+            .map_err(|error| failure(settings, &error))?;
+        if settings.protocol == Protocol::Tcp {
+            socket
+                .listen(BACKLOG)
+                .map_err(|error| failure(settings, &error))?;
+        }
+        // Port 0 is a free port, the same one for every shard.
+        let local = socket
+            .local_addr()
+            .map_err(|error| failure(settings, &error))?;
+        address = local
+            .as_socket()
+            .expect("an internet socket has an internet address");
+        sockets.push(socket);
+    }
+    Ok(Bound {
+        address,
+        sockets,
+        payload_len_max,
+    })
+}
+
+/// SO_REUSEPORT would let a second agent of the same user share the address in silence: a bind
+/// without it tells.
+fn refuse_shared_address(settings: &ListenerSettings) -> Result<(), Failure> {
+    let probe = new_socket(settings).map_err(|error| failure(settings, &error))?;
+    if settings.protocol == Protocol::Tcp {
+        probe
+            .set_reuse_address(true)
+            .map_err(|error| failure(settings, &error))?;
+    }
+    probe
+        .bind(&settings.address.into())
+        .map_err(|error| failure(settings, &error))
+}
+
+fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {
+    let (kind, protocol) = match settings.protocol {
+        Protocol::Udp => (Type::DGRAM, IpProtocol::UDP),
+        Protocol::Tcp => (Type::STREAM, IpProtocol::TCP),
+    };
+    Socket::new(Domain::for_address(settings.address), kind, Some(protocol))
+}
+
+fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
+    let socket = new_socket(settings)?;
+    socket.set_reuse_port(shared)?;
+    match settings.protocol {
+        Protocol::Tcp => socket.set_reuse_address(true)?,
+        Protocol::Udp => enable_gro(&socket)?,
+    }
+    if let Some(bytes) = settings.receive_buffer {
+        set_receive_buffer(&socket, settings, bytes)?;
+    }
+    Ok(socket)
+}
+
+/// Bundles instead of single datagrams (UDP_GRO, Linux 5.0).
+fn enable_gro(socket: &Socket) -> io::Result<()> {
+    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Asks past net.core.rmem_max first, which takes CAP_NET_ADMIN; then for what the host allows.
+fn set_receive_buffer(socket: &Socket, settings: &ListenerSettings, bytes: u64) -> io::Result<()> {
+    let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+    if set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+        socket.set_recv_buffer_size(wanted as usize)?;
+    }
+    // The kernel reports twice what was set: its own overhead is in it (socket(7)).
+    let granted = socket.recv_buffer_size()? / 2;
+    if granted < wanted as usize {
+        tracing::warn!(
+            listener = %settings.name,
+            "receive_buffer is {granted} bytes, not {wanted}: raise it with \
+             `sysctl -w net.core.rmem_max={wanted}`, or give the agent CAP_NET_ADMIN",
+        );
+    }
+    Ok(())
+}
+
+fn set_int(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: an int's address and its size, alive for the call; the descriptor is open.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn failure(settings: &ListenerSettings, error: &io::Error) -> Failure {
+    let scheme = match settings.protocol {
+        Protocol::Udp => "udp",
+        Protocol::Tcp => "tcp",
+    };
+    Failure::io(
+        format!(
+            "listener {}: cannot listen on {scheme}://{}",
+            settings.name, settings.address
+        ),
+        error,
+    )
+}
+
+fn guard(settings: &ListenerSettings, error: &GateError) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format!("listener {}: the gate: {error}", settings.name),
+    )
+}
+
+/// Bytes that wait in a socket's receive buffer, with the kernel's overhead, and its limit
+/// (SO_MEMINFO, Linux 4.12); zeroes where the kernel does not say.
+pub fn socket_memory(socket: std::os::fd::RawFd) -> (u64, u64) {
+    let mut values = [0u32; 9];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
+    let read = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    // linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC is 0, SK_MEMINFO_RCVBUF is 1.
+    if read == 0 {
+        (u64::from(values[0]), u64::from(values[1]))
+    } else {
+        (0, 0)
+    }
+}

@@ -1,0 +1,15 @@
+//! The agent as a process: what is made in which order, and how it ends.
+//!
+//! ```text
+//! start   data folder locked ─▶ journals recovered ─▶ gate loaded ─▶ sockets guarded, then bound
+//!         ─▶ sinks ─▶ shards ─▶ admin ─▶ ready
+//! stop    gate closing ─▶ shards drain, sync, acknowledge ─▶ sinks deliver and seal ─▶ exit 0
+//! ```
+
+mod control;
+mod data;
+mod listen;
+mod shards;
+mod status;
+
+pub use control::run;

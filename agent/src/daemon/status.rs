@@ -1,0 +1,228 @@
+//! What the control thread shares with the admin side: where everything stands now.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::admin::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
+use crate::config::Loaded;
+use crate::config::settings::{ListenerSettings, Protocol};
+use crate::daemon::listen::{Bound, socket_memory};
+use crate::gate::{Gate, GateKind};
+use crate::journal::feed::{JournalMarks, SinkMark};
+use crate::metric::{ControlPublisher, Registry, SinkCounts, SinkLabels};
+use crate::shard::op::ListenerId;
+use crate::sink::{ErrorReason, SinkLag, SinkStats};
+
+/// The kernel interface of the shards, as `build_info` names it.
+const IO: &str = "io_uring";
+
+/// One sink, over all shards.
+pub struct SinkView {
+    name: String,
+    pub stats: Arc<SinkStats>,
+    /// Per shard: how far the journal is, how far the sink is, and since when it lags.
+    pub shards: Vec<(Arc<JournalMarks>, Arc<SinkMark>, Arc<SinkLag>)>,
+}
+
+impl SinkView {
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stats: Arc::default(),
+            shards: Vec::new(),
+        }
+    }
+
+    fn committed_records(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|(_, mark, _)| mark.committed_records())
+            .sum()
+    }
+
+    fn lag_records(&self) -> u64 {
+        let lags = self.shards.iter().map(|(marks, mark, _)| {
+            // The sink's mark first: it can only have been behind the journal's later one.
+            let committed = mark.committed_records();
+            marks.durable_records().saturating_sub(committed)
+        });
+        lags.sum()
+    }
+
+    fn lag_seconds(&self) -> f64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now_ns = now.as_nanos() as u64;
+        self.shards
+            .iter()
+            .map(|(_, _, lag)| lag.seconds(now_ns))
+            .fold(0.0, f64::max)
+    }
+}
+
+/// Read by the admin side on the control thread; the mutexes are never contended.
+pub struct Shared {
+    pub started: Instant,
+    pub gate_kind: GateKind,
+    pub marks: Vec<Arc<JournalMarks>>,
+    config: String,
+    listeners: Vec<ListenerSettings>,
+    gate: Mutex<Gate>,
+    bound: Mutex<Vec<Bound>>,
+    sinks: Vec<SinkView>,
+    registry: Arc<Registry>,
+    publisher: Mutex<ControlPublisher>,
+}
+
+impl Shared {
+    pub fn new(
+        loaded: &Loaded,
+        started: Instant,
+        gate: Gate,
+        bound: Vec<Bound>,
+        marks: Vec<Arc<JournalMarks>>,
+        sinks: Vec<SinkView>,
+        registry: &Arc<Registry>,
+    ) -> Self {
+        let error_reasons: Vec<&'static str> = ErrorReason::ALL
+            .iter()
+            .map(|reason| reason.label())
+            .collect();
+        let labels: Vec<SinkLabels<'_>> = sinks
+            .iter()
+            .map(|sink| SinkLabels {
+                name: &sink.name,
+                error_reasons: &error_reasons,
+            })
+            .collect();
+        let listeners = &loaded.settings.listeners;
+        let kind = gate.kind();
+        let publisher = ControlPublisher::new(registry, listeners, &labels, IO, kind.label());
+        publisher.journal_limit(loaded.settings.journal.max_size);
+        Self {
+            started,
+            gate_kind: kind,
+            marks,
+            config: loaded.source(),
+            listeners: listeners.clone(),
+            gate: Mutex::new(gate),
+            bound: Mutex::new(bound),
+            sinks,
+            registry: Arc::clone(registry),
+            publisher: Mutex::new(publisher),
+        }
+    }
+
+    pub fn gate(&self) -> MutexGuard<'_, Gate> {
+        lock(&self.gate)
+    }
+
+    /// From here on every datagram is counted as `closing` and dropped in the kernel.
+    pub fn close_gate(&self) {
+        let mut gate = self.gate();
+        for (id, listener) in self.ids() {
+            if listener.protocol == Protocol::Udp {
+                gate.close(id);
+            }
+        }
+    }
+
+    /// The shards are done with their sockets.
+    pub fn close_sockets(&self) {
+        self.refresh();
+        lock(&self.bound)
+            .iter_mut()
+            .for_each(|bound| bound.sockets.clear());
+    }
+
+    fn ids(&self) -> impl Iterator<Item = (ListenerId, &ListenerSettings)> {
+        (0..).map(ListenerId).zip(&self.listeners)
+    }
+}
+
+impl StatusSource for Shared {
+    fn refresh(&self) {
+        let mut publisher = lock(&self.publisher);
+        let gate = self.gate();
+        let bound = lock(&self.bound);
+        for (id, listener) in self.ids() {
+            if listener.protocol != Protocol::Udp {
+                continue;
+            }
+            let index = usize::from(id.0);
+            let counts = gate.counts(id);
+            publisher.gate_datagrams(index, &counts.verdicts);
+            publisher.kernel_drops(index, &counts.drops);
+            publisher.gate_attached(index, gate.attached(id));
+            let memory = bound[index]
+                .sockets
+                .iter()
+                .map(|socket| socket_memory(socket.as_raw_fd()));
+            let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            publisher.receive_buffer(index, used, limit);
+        }
+        for (index, sink) in self.sinks.iter().enumerate() {
+            let errors: Vec<u64> = ErrorReason::ALL
+                .iter()
+                .map(|&reason| sink.stats.errors(reason))
+                .collect();
+            publisher.sink(
+                index,
+                &SinkCounts {
+                    records: sink.stats.records.load(Ordering::Relaxed),
+                    lag_records: sink.lag_records(),
+                    lag_seconds: sink.lag_seconds(),
+                    errors: &errors,
+                },
+            );
+        }
+    }
+
+    fn status(&self) -> Status {
+        let gate = self.gate();
+        let bound = lock(&self.bound);
+        let listeners =
+            self.ids()
+                .zip(bound.iter())
+                .map(|((id, listener), bound)| ListenerStatus {
+                    name: listener.name.clone(),
+                    protocol: match listener.protocol {
+                        Protocol::Udp => "udp",
+                        Protocol::Tcp => "tcp",
+                    },
+                    address: bound.address,
+                    gate_attached: gate.attached(id),
+                    counts: self.registry.listener_counts(&listener.name),
+                });
+        let journal = (0..).zip(&self.marks).map(|(shard, marks)| JournalStatus {
+            shard,
+            durable_bytes: marks.durable(),
+            durable_records: marks.durable_records(),
+        });
+        let sinks = self.sinks.iter().map(|sink| SinkStatus {
+            name: sink.name.clone(),
+            committed_records: sink.committed_records(),
+            lag_records: sink.lag_records(),
+            lag_seconds: sink.lag_seconds(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            config: self.config.clone(),
+            io: IO.to_owned(),
+            gate: self.gate_kind.label().to_owned(),
+            listeners: listeners.collect(),
+            journal: journal.collect(),
+            sinks: sinks.collect(),
+        }
+    }
+}
+
+/// A poisoned lock means that a reader panicked between two reads: what it guards is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
