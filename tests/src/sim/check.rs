@@ -203,6 +203,18 @@ impl DurableIndex {
         here + gone.count() as u32
     }
 
+    /// All frames where a recovery finds them, in the order in which they stand.
+    pub fn stored_order(&self) -> Vec<FrameNo> {
+        let chain = self.chain();
+        let segments = chain
+            .iter()
+            .map(|(number, end)| (&self.walks[number], *end));
+        segments
+            .flat_map(|(walk, end)| walk.found.iter().filter(move |found| found.0 < end))
+            .map(|&(_, frame)| frame)
+            .collect()
+    }
+
     /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than
     /// it arrived.
     pub fn check_book(&self, book: &Book) {
