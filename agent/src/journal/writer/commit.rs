@@ -27,11 +27,11 @@ pub(super) struct Sealed {
 
 /// A poisoned segment, kept until nothing of it is in the kernel.
 pub(super) struct Doomed {
-    number: u64,
+    pub(super) number: u64,
     file: SegmentFile,
-    base: u64,
+    pub(super) base: u64,
     /// Where its durable part ends.
-    end: u64,
+    pub(super) end: u64,
     writing: Vec<SharedBlock>,
     syncing: bool,
 }
