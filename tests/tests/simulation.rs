@@ -1,35 +1,64 @@
-//! Workers under the seeded simulator. One seed is replayed with `PENSTOCK_SIM_SEED`, another
-//! number of seeds is run with `PENSTOCK_SIM_SEEDS`.
+//! Workers under the seeded simulator: seeds by the hundred, scenarios in which nothing is left to
+//! chance, and lies that prove that the checks can fail.
+//!
+//! `PENSTOCK_SIM_SEED=…` replays one seed with its last events; `PENSTOCK_SIM_SEEDS=N` runs N
+//! seeds, from `PENSTOCK_SIM_FROM` on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use penstock_tests::sim::scenario::{Setup, run, try_run};
+use penstock::journal::format::SegmentHeader;
+use penstock::shard::counters::CloseReason;
+use penstock_proto::encoding::Encoding;
+use penstock_proto::reason::Reason;
+use penstock_tests::sim::frame::{self, Defect, Frame};
+use penstock_tests::sim::kernel::{Lie, Mishap};
+use penstock_tests::sim::network::Packet;
+use penstock_tests::sim::producer::{ProducerPlan, SenderPlan};
+use penstock_tests::sim::rng::Rng;
+use penstock_tests::sim::scenario::{End, Life, Outcome, Setup, TCP, UDP, run, try_run};
 
-/// Seeds of an ordinary test run.
+/// Seeds of an ordinary test run: about ten seconds.
 const SEEDS: u64 = 300;
+/// The producer of the scenarios.
+const ID: u64 = 0xa000;
+
+// ---- seeds ----
+
+fn number_from_env(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+    )
+}
 
 #[test]
 fn seeds() {
-    if let Ok(seed) = std::env::var("PENSTOCK_SIM_SEED") {
-        let seed = seed.parse().expect("PENSTOCK_SIM_SEED is a number");
+    if let Some(seed) = number_from_env("PENSTOCK_SIM_SEED") {
         return replay(seed);
     }
-    let count = std::env::var("PENSTOCK_SIM_SEEDS").map_or(SEEDS, |count| {
-        count.parse().expect("PENSTOCK_SIM_SEEDS is a number")
-    });
-    let mut acknowledged = 0;
-    for seed in 0..count {
-        match catch_unwind(AssertUnwindSafe(|| run(&Setup::random(seed), None))) {
-            Ok(outcome) => acknowledged += outcome.acknowledged,
-            Err(_) => {
-                panic!(
-                    "seed {seed} fails; to replay it:\n    PENSTOCK_SIM_SEED={seed} cargo test \
-                     -p penstock-tests --test simulation seeds -- --nocapture"
-                );
-            }
-        }
+    let count = number_from_env("PENSTOCK_SIM_SEEDS").unwrap_or(SEEDS);
+    let from = number_from_env("PENSTOCK_SIM_FROM").unwrap_or(0);
+    let mut sum = Outcome::default();
+    for seed in from..from + count {
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| run(&Setup::random(seed), None))) else {
+            panic!(
+                "seed {seed} fails; to replay it:\n    PENSTOCK_SIM_SEED={seed} cargo test -p \
+                 penstock-tests --test simulation seeds -- --nocapture"
+            );
+        };
+        sum.lives += outcome.lives;
+        sum.turns += outcome.turns;
+        sum.frames += outcome.frames;
+        sum.acknowledged += outcome.acknowledged;
+        sum.stored += outcome.stored;
+        sum.lost_records += outcome.lost_records;
     }
-    assert!(acknowledged > 0, "nothing was ever acknowledged");
+    println!("{count} seeds: {sum:?}");
+    assert!(
+        sum.acknowledged > 0 && sum.stored >= sum.acknowledged,
+        "nothing was ever acknowledged: {sum:?}"
+    );
 }
 
 fn replay(seed: u64) {
@@ -44,4 +73,485 @@ fn replay(seed: u64) {
             panic!("seed {seed}: {}", failure.message);
         }
     }
+}
+
+#[test]
+fn a_seed_does_the_same_each_time() {
+    for seed in 0..10 {
+        let setup = Setup::random(seed);
+        assert_eq!(run(&setup, None), run(&setup, None), "seed {seed}");
+    }
+    let digest = |seed| run(&Setup::random(seed), None).digest;
+    assert_ne!(digest(0), digest(1));
+}
+
+// ---- scenarios ----
+
+/// A calm world and one producer that sends `frames` and nothing else.
+fn scripted(frames: Vec<Frame>, pieces: Vec<usize>) -> Setup {
+    let mut setup = Setup::calm(1);
+    setup.producers.push(ProducerPlan {
+        burst_max: 1000,
+        script: frames,
+        pieces,
+        ..ProducerPlan::plain(TCP, ID, 0)
+    });
+    setup
+}
+
+/// Good frames 1..=count of `payload_len` bytes each.
+fn frames(count: u64, payload_len: usize) -> Vec<Frame> {
+    (1..=count)
+        .map(|sequence| frame::good_of_len((ID, sequence), true, payload_len))
+        .collect()
+}
+
+fn assert_all_stored(outcome: &Outcome, frames: usize) {
+    assert_eq!(
+        (outcome.frames, outcome.acknowledged, outcome.stored),
+        (frames, frames, frames)
+    );
+}
+
+#[test]
+fn a_frame_split_at_every_byte() {
+    let one = frames(1, 100);
+    let len = one[0].bytes.len();
+    for cut in 1..len {
+        let outcome = run(&scripted(one.clone(), vec![cut, len - cut]), None);
+        assert_all_stored(&outcome, 1);
+    }
+    let mut setup = scripted(frames(3, 100), vec![1; 3 * len]);
+    setup.sizes.tcp_buffers = 2;
+    assert_all_stored(&run(&setup, None), 3);
+}
+
+#[test]
+fn two_frames_in_one_buffer() {
+    let two = frames(2, 100);
+    let len = two[0].bytes.len();
+    let mut life = Life::first(&scripted(two, vec![2 * len]), None);
+    life.until_settled();
+    life.stop();
+    let counts = &life.worker.counters().listeners[usize::from(TCP)];
+    assert_eq!(counts.received_bytes, 2 * len as u64);
+    assert_eq!(counts.accepted_frames[Encoding::Json.index()], 2);
+    // Both went into one block, and one acknowledgement speaks of both.
+    assert_eq!(life.kernel().writes_begun(), 1);
+    assert_eq!(life.kernel().conn(0).answers.len(), 32);
+}
+
+#[test]
+fn a_frame_across_three_buffers() {
+    let mut setup = scripted(frames(1, 1200), Vec::new());
+    setup.sizes.tcp_buffer_len = 512;
+    let mut life = Life::first(&setup, None);
+    life.until_settled();
+    life.stop();
+    let counts = &life.worker.counters().listeners[usize::from(TCP)];
+    assert_eq!(counts.received_bytes, 1240);
+    assert_eq!(counts.accepted_frames[Encoding::Json.index()], 1);
+}
+
+#[test]
+fn a_peer_lost_between_write_and_sync() {
+    let mut setup = scripted(frames(1, 100), Vec::new());
+    // Wake-ups in which nothing has happened, so that the worker is there while it is synced.
+    setup.faults.wake_for_nothing = 900;
+    setup.faults.until_ns = 1_000_000_000;
+    let mut life = Life::first(&setup, None);
+    life.until("the frame is being synced", |life| {
+        life.kernel().syncs_in_flight() > 0
+    });
+    life.kernel().cut(0);
+    life.until("the connection is closed", |life| {
+        life.kernel().conn(0).closed
+    });
+    assert!(
+        life.kernel().conn(0).answers.is_empty(),
+        "nobody is there to be answered"
+    );
+    // The producer comes back, sends again and is answered: stored twice, as nothing was said of
+    // the first time and this agent knows no duplicates.
+    life.until_settled();
+    life.stop();
+    let kernel = life.kernel();
+    assert!(kernel.book.line(0).acknowledged);
+    assert_eq!(kernel.index.stored(0), 2);
+    let closed = life.worker.counters().listeners[usize::from(TCP)].connections_closed;
+    assert_eq!(closed[CloseReason::PeerError as usize], 1);
+}
+
+#[test]
+fn a_failed_sync_ends_the_segment_where_it_was_durable() {
+    let mut setup = Setup::calm(3);
+    setup.producers.push(ProducerPlan {
+        burst_max: 2,
+        ..ProducerPlan::plain(TCP, ID, 60)
+    });
+    setup.mishaps = vec![Mishap::SyncFails {
+        nth: 3,
+        errno: libc::EIO,
+    }];
+    let mut life = Life::first(&setup, None);
+    life.until("three syncs are done", |life| {
+        life.kernel().syncs_done() == 3
+    });
+    let durable = life.marks.durable();
+    life.until("the sync has failed", |life| {
+        life.kernel().syncs_done() == 4
+    });
+    assert_eq!(
+        life.marks.durable(),
+        durable,
+        "a failed sync makes nothing durable"
+    );
+    assert!(
+        life.worker
+            .counters()
+            .journal_lost_records
+            .iter()
+            .sum::<u64>()
+            > 0
+    );
+    life.until_settled();
+    life.stop();
+    let disk = &life.kernel().disk;
+    let header = SegmentHeader::read(disk.durable_bytes(2).expect("a second segment")).unwrap();
+    assert_eq!((header.base, header.predecessor), (durable, 1));
+    let book = &life.kernel().book;
+    assert!(
+        book.lines().iter().all(|line| line.acknowledged),
+        "all were sent again"
+    );
+    assert!(book.lines().iter().any(|line| line.sent > 1));
+}
+
+#[test]
+fn a_failed_write_is_a_failed_segment() {
+    for mishap in [
+        Mishap::WriteFails {
+            nth: 2,
+            errno: libc::ENOSPC,
+        },
+        Mishap::WriteShort { nth: 2, len: 512 },
+        Mishap::WriteShort { nth: 2, len: 0 },
+    ] {
+        let mut setup = Setup::calm(4);
+        setup.producers.push(ProducerPlan::plain(TCP, ID, 60));
+        setup.mishaps = vec![mishap];
+        let outcome = run(&setup, None);
+        assert_all_stored(&outcome, 60);
+        assert!(outcome.lost_records > 0, "{mishap:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_comes_back() {
+    let mut setup = Setup::calm(5);
+    setup.producers.push(ProducerPlan::plain(TCP, ID, 20));
+    setup.mishaps = vec![Mishap::AllocateFails {
+        nth: 0,
+        errno: libc::ENOSPC,
+    }];
+    let mut life = Life::first(&setup, None);
+    life.until_settled();
+    let refused = life.worker.counters().listeners[usize::from(TCP)].refused_frames;
+    assert!(refused[Reason::Backpressure.index()] > 0);
+    life.stop();
+    assert!(
+        life.kernel()
+            .book
+            .lines()
+            .iter()
+            .all(|line| line.acknowledged)
+    );
+}
+
+/// A disk that takes 50 ms for everything, and producers that do not wait.
+fn slow_disk() -> Setup {
+    let mut setup = Setup::calm(6);
+    setup.pace.disk = (45_000_000, 55_000_000);
+    setup.blocks = 5;
+    setup.block_len = 16 << 10;
+    setup.commit_interval = std::time::Duration::ZERO;
+    for index in 0..2 {
+        setup.producers.push(ProducerPlan {
+            burst_max: 20,
+            body_len_max: 300,
+            pause_ns_max: 100_000,
+            ..ProducerPlan::plain(TCP, ID + index, 200)
+        });
+    }
+    setup
+}
+
+#[test]
+fn while_all_blocks_are_written_receives_arrive_and_keep_their_order() {
+    let setup = slow_disk();
+    let mut life = Life::first(&setup, None);
+    let (mut most, mut received_then) = (0, 0);
+    let mut before = 0;
+    life.until("all blocks were in flight", |life| {
+        let in_flight = life.kernel().writes_in_flight();
+        let received = life.worker.counters().listeners[usize::from(TCP)].received_bytes;
+        if in_flight >= 4 {
+            received_then += received - before;
+        }
+        before = received;
+        most = most.max(in_flight);
+        let kernel = life.kernel();
+        kernel.world_is_done() && kernel.streams_are_read()
+    });
+    life.stop();
+    assert!(most >= 4, "{most} of 5 blocks were in flight at most");
+    assert!(received_then > 0, "nothing was received meanwhile");
+    // What one producer sent once is stored once, in the order of its sequences.
+    let kernel = life.kernel();
+    let order = kernel.index.stored_order();
+    assert_eq!(order.len(), 400);
+    for id in [ID, ID + 1] {
+        let of_one: Vec<u64> = order
+            .iter()
+            .map(|&number| kernel.book.line(number).frame.key)
+            .filter(|key| key.0 == id)
+            .map(|key| key.1)
+            .collect();
+        assert_eq!(of_one, (1..=200).collect::<Vec<u64>>());
+    }
+}
+
+#[test]
+fn buffers_run_out_and_are_armed_again() {
+    let mut setup = slow_disk();
+    setup.sizes.tcp_buffers = 1;
+    setup.sizes.udp_buffers = 1;
+    setup.senders.push(SenderPlan {
+        listener: UDP,
+        id: 0xd000,
+        frames: 50,
+        bundle_max: 4,
+        bad_per_mille: 0,
+        cut_per_mille: 0,
+        payload_len_max: 300,
+        pause_ns_max: 50_000,
+    });
+    let mut life = Life::first(&setup, None);
+    life.until_settled();
+    assert!(life.worker.counters().receive_pool_exhausted > 0);
+    life.stop();
+    assert!(
+        life.kernel()
+            .book
+            .lines()
+            .iter()
+            .take(400)
+            .all(|line| { line.acknowledged || line.listener == UDP })
+    );
+}
+
+#[test]
+fn a_bad_datagram_in_a_bundle_leaves_its_neighbours_unharmed() {
+    for stand_in in [false, true] {
+        for at in 0..5 {
+            let mut setup = Setup::calm(7);
+            setup.stand_in = stand_in;
+            let mut life = Life::first(&setup, None);
+            life.until("the first segment is ready", |life| {
+                life.kernel().disk.durable_segments().next().is_some()
+            });
+            let mut rng = Rng::new(1);
+            let frames: Vec<Frame> = (0..5)
+                .map(|index| {
+                    let good = frame::good_of_len((ID, index + 1), false, 200);
+                    match index == at {
+                        true => frame::spoil(&mut rng, &good, Defect::Magic),
+                        false => good,
+                    }
+                })
+                .collect();
+            let bytes = frames
+                .iter()
+                .flat_map(|frame| frame.bytes.to_vec())
+                .collect();
+            let kernel = life.kernel();
+            let numbers = frames
+                .into_iter()
+                .map(|frame| kernel.book.enter(frame, UDP))
+                .collect();
+            kernel.arrive(
+                UDP,
+                Packet {
+                    from: "192.0.2.7:514".parse().unwrap(),
+                    frames: numbers,
+                    bytes,
+                    segment_len: Some(240),
+                    cut: 0,
+                },
+            );
+            life.until_settled();
+            life.stop();
+            let counts = life.worker.counters().listeners[usize::from(UDP)].clone();
+            assert_eq!(counts.received_datagrams, 5);
+            assert_eq!(counts.accepted_frames[Encoding::Json.index()], 4);
+            assert_eq!(counts.refused_frames[Reason::BadMagic.index()], 1);
+            for number in 0..5 {
+                let stored = life.kernel().index.stored(number);
+                assert_eq!(stored, u32::from(number as u64 != at), "datagram {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_bad_frame_is_refused_for_its_reason_between_good_ones() {
+    let mut rng = Rng::new(9);
+    for defect in Defect::ALL {
+        let order = frame::Order {
+            key: (ID, 2),
+            encoding: Encoding::Protobuf,
+            records: 3,
+            body_len_max: 50,
+            acknowledge: true,
+        };
+        let bad = frame::bad(&mut rng, &order, defect);
+        let fate = bad.fate;
+        let script = vec![
+            frame::good_of_len((ID, 1), true, 100),
+            bad,
+            frame::good_of_len((ID, 3), true, 100),
+        ];
+        let mut life = Life::first(&scripted(script, Vec::new()), None);
+        life.until_settled();
+        life.stop();
+        let (frame::Fate::Refused(reason) | frame::Fate::FramingLost(reason)) = fate else {
+            panic!("{defect:?} is not refused");
+        };
+        let counts = &life.worker.counters().listeners[usize::from(TCP)];
+        assert_eq!(counts.refused_frames[reason.index()], 1, "{defect:?}");
+        // Where framing is lost the third frame is lost with it, and sent again on the next
+        // connection.
+        assert_eq!(
+            counts.accepted_frames[Encoding::Json.index()],
+            2,
+            "{defect:?}"
+        );
+        let closed = counts.connections_closed[CloseReason::FramingLost as usize];
+        let loses_framing = matches!(fate, frame::Fate::FramingLost(_));
+        assert_eq!(closed, u64::from(loses_framing), "{defect:?}");
+    }
+}
+
+#[test]
+fn a_stop_under_load_loses_nothing_acknowledged() {
+    for turns in (1..200).step_by(13) {
+        let mut setup = slow_disk();
+        setup.seed = turns;
+        setup.lives = vec![End::StopAfter(turns), End::Settled];
+        let outcome = run(&setup, None);
+        assert_eq!((outcome.lives, outcome.acknowledged), (2, 400));
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_turn_loses_nothing_acknowledged() {
+    for turns in (1..300).step_by(7) {
+        let mut setup = slow_disk();
+        setup.seed = turns;
+        setup.lives = vec![End::PowerLossAfter(turns), End::Settled];
+        let outcome = run(&setup, None);
+        assert_eq!((outcome.lives, outcome.acknowledged), (2, 400));
+    }
+}
+
+// ---- lies: each must be found out ----
+
+/// Runs up to 20 seeds under a lie and expects one of them to be found out with these words.
+fn found_out(lie: Lie, words: &[&str], prepare: impl Fn(&mut Setup)) {
+    let mut messages = Vec::new();
+    for seed in 0..20 {
+        let mut setup = Setup::calm(seed);
+        setup.lie = Some(lie);
+        setup.producers.push(ProducerPlan::plain(TCP, ID, 60));
+        prepare(&mut setup);
+        match try_run(&setup) {
+            Ok(_) => {}
+            Err(failure) if words.iter().any(|words| failure.message.contains(words)) => return,
+            Err(failure) => messages.push(failure.message),
+        }
+    }
+    panic!("{lie:?} was not found out with {words:?}, but: {messages:#?}");
+}
+
+const TOO_SOON: &[&str] = &["is acknowledged before it is durable"];
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_found_out() {
+    found_out(Lie::SyncDoesNothing, TOO_SOON, |_| {});
+    found_out(Lie::SyncTooEarly, TOO_SOON, |_| {});
+    found_out(Lie::FolderSyncDoesNothing, TOO_SOON, |_| {});
+}
+
+#[test]
+fn an_error_that_nobody_looks_at_is_found_out() {
+    found_out(Lie::SyncErrorUnseen, TOO_SOON, |setup| {
+        setup.mishaps = vec![Mishap::SyncFails {
+            nth: 1,
+            errno: libc::EIO,
+        }];
+    });
+    found_out(Lie::ShortWriteUnseen, TOO_SOON, |setup| {
+        setup.mishaps = vec![Mishap::WriteShort { nth: 1, len: 0 }];
+    });
+}
+
+#[test]
+fn a_wrong_acknowledgement_is_found_out() {
+    let words = &["which waits for no answer"];
+    found_out(Lie::AckOfAnother, words, |_| {});
+    found_out(Lie::AckTwice, words, |_| {});
+}
+
+#[test]
+fn a_block_changed_while_it_is_written_is_found_out() {
+    found_out(
+        Lie::BlockChanges,
+        &["was changed while it was written"],
+        |_| {},
+    );
+}
+
+#[test]
+fn a_buffer_that_is_kept_is_found_out() {
+    found_out(Lie::LeaseKept, &["never given back"], |setup| {
+        setup.sizes.tcp_buffers = 64;
+    });
+}
+
+#[test]
+fn stored_bytes_that_nobody_sent_are_found_out() {
+    found_out(Lie::FrameForged, &["stored with other bytes"], |setup| {
+        setup.producers[0].frames = 0;
+        setup.producers[0].script = frames(20, 100);
+    });
+}
+
+#[test]
+fn a_frame_that_vanishes_is_found_out() {
+    found_out(
+        Lie::FrameDropped,
+        &["datagrams of listener 1", "listener 1 "],
+        |setup| {
+            setup.senders.push(SenderPlan {
+                listener: UDP,
+                id: 0xd000,
+                frames: 20,
+                bundle_max: 4,
+                bad_per_mille: 0,
+                cut_per_mille: 0,
+                payload_len_max: 300,
+                pause_ns_max: 50_000,
+            });
+        },
+    );
 }

@@ -99,13 +99,19 @@ impl DurableIndex {
     /// A segment is removed on purpose: nothing that was acknowledged may be in it alone, unless
     /// every sink has committed it.
     pub fn remove(&mut self, number: u64, committed: u64, book: &Book) {
-        let chain = self.chain();
         let Some(walk) = self.walks.remove(&number) else {
             return;
         };
-        let kept = chain.iter().find(|(segment, _)| *segment == number);
-        let end = kept.map_or(walk.header.base, |&(_, end)| end.min(walk.end));
+        let chain = self.chain();
+        let later = self.walks.range(number..);
+        let end = later
+            .map(|(_, later)| later.header.base)
+            .fold(walk.end, u64::min);
         self.floor = self.floor.max(end.min(committed));
+        // A crash may have brought it back after an earlier removal.
+        for numbers in self.delivered.values_mut() {
+            numbers.retain(|&delivered| delivered != number);
+        }
         for (position, frame) in walk.found {
             let places = self.places.get_mut(&frame).expect("it was found");
             let at = places.iter().position(|&place| place == (number, position));
@@ -195,6 +201,18 @@ impl DurableIndex {
             .iter()
             .filter(|number| !self.walks.contains_key(number));
         here + gone.count() as u32
+    }
+
+    /// All frames where a recovery finds them, in the order in which they stand.
+    pub fn stored_order(&self) -> Vec<FrameNo> {
+        let chain = self.chain();
+        let segments = chain
+            .iter()
+            .map(|(number, end)| (&self.walks[number], *end));
+        segments
+            .flat_map(|(walk, end)| walk.found.iter().filter(move |found| found.0 < end))
+            .map(|&(_, frame)| frame)
+            .collect()
     }
 
     /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than

@@ -40,7 +40,7 @@ const LINGER_NS: u64 = 20_000;
 /// Bytes before the payload in a buffer of a multishot recvmsg: result, name and control data.
 const BUNDLE_PREFIX_LEN: usize = 16 + 32 + 64;
 /// Events and ops that are remembered for a failure's report.
-const TRACE_MAX: usize = 4000;
+const TRACE_MAX: usize = 600;
 
 /// Misfortunes, in a thousand of their occasions, and sizes that make them likely.
 #[derive(Clone, Debug, Default)]
@@ -376,6 +376,15 @@ impl SimKernel {
         self.writing.len()
     }
 
+    pub fn syncs_in_flight(&self) -> usize {
+        self.syncing.len()
+    }
+
+    /// Syncs that came to an end, good or bad.
+    pub fn syncs_done(&self) -> u64 {
+        self.syncs
+    }
+
     /// Blocks written as a whole or not, so far (header pages do not count).
     pub fn writes_begun(&self) -> u64 {
         self.writes
@@ -383,10 +392,6 @@ impl SimKernel {
 
     pub fn conn(&self, id: ConnId) -> &Conn {
         &self.conns[id]
-    }
-
-    pub fn conns(&self) -> &[Conn] {
-        &self.conns
     }
 
     /// Cuts a connection from the producer's side, now.
@@ -408,9 +413,12 @@ impl SimKernel {
             );
         }
         // Closing and removing what was given up may be left to the exit; nothing else.
-        let tidying =
-            |op: &Op| matches!(op, Op::SegmentClose { .. } | Op::SegmentRemove { .. });
-        assert!(self.pushed.iter().all(tidying), "never submitted: {:?}", self.pushed);
+        let tidying = |op: &Op| matches!(op, Op::SegmentClose { .. } | Op::SegmentRemove { .. });
+        assert!(
+            self.pushed.iter().all(tidying),
+            "never submitted: {:?}",
+            self.pushed
+        );
         assert!(self.writing.is_empty(), "a stop with a write in flight");
         assert!(self.syncing.is_empty(), "a stop with a sync in flight");
         assert!(

@@ -111,7 +111,11 @@ impl Producer {
             index,
             rng,
             // Nobody's frames are told apart by their sequences alone.
-            next_sequence: if plan.id == 0 { (index as u64) << 32 | 1 } else { 1 },
+            next_sequence: if plan.id == 0 {
+                (index as u64) << 32 | 1
+            } else {
+                1
+            },
             made: 0,
             script: plan.script.iter().cloned().collect(),
             unsettled: BTreeMap::new(),

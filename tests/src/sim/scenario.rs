@@ -621,7 +621,10 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
             let (image, start) = recover(&remains.disk, &remains.book);
             let mut index = DurableIndex::of_image(&image, &remains.book);
             index.inherit(&remains.index, start.position);
-            assert!(start.position >= remains.committed, "positions go back at the last restart");
+            assert!(
+                start.position >= remains.committed,
+                "positions go back at the last restart"
+            );
             index.check_book(&remains.book);
             outcome.close(&remains.book, &index);
             return outcome;
