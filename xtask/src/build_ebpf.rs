@@ -83,10 +83,13 @@ fn folder() -> PathBuf {
     workspace::target().join("ebpf-build")
 }
 
-/// Cargo separates these flags by the unit separator, so that a path may have blanks. `v3` is the
-/// instruction set with 32-bit jumps and atomic compare-and-swap: Linux 5.12 and later.
+/// Cargo separates these flags by the unit separator, so that a path may have blanks.
+///
+/// `--btf`: the filter calls `bpf_loop`, for which the kernel wants the functions' types. `v3` is
+/// the instruction set with 32-bit jumps and atomic compare-and-swap: Linux 5.12 and later.
 fn rustflags(linker: &Path) -> String {
-    format!("-Clinker={}\x1f-Ctarget-cpu=v3", linker.display())
+    let linker = format!("-Clinker={}", linker.display());
+    [&linker, "-Clink-arg=--btf", "-Ctarget-cpu=v3"].join("\x1f")
 }
 
 /// Whether `to` had other bytes, or none. Renamed into place, so that a build that runs beside us

@@ -50,6 +50,7 @@ impl Agent {
             Command::new(binary)
                 .args(["run", "-c"])
                 .arg(&configuration)
+                .env("NO_COLOR", "1")
                 .stdin(Stdio::null())
                 .stdout(output.try_clone()?)
                 .stderr(output),

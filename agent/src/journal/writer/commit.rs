@@ -1,0 +1,285 @@
+//! From sealed to durable: writes, one sync at a time, and the poison that a failure of either is.
+
+use std::collections::VecDeque;
+
+use super::segment::{NextSegment, SEGMENT_RETRY_NS};
+use super::{ExistingSegment, Settled, Writer};
+use crate::journal::format::{BLOCK_ALIGN, SEGMENT_HEADER_LEN};
+use crate::shard::buffer::{BlockId, SharedBlock};
+use crate::shard::counters::LostReason;
+use crate::shard::op::{Errno, Now, Op, SegmentFile};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockState {
+    Writing,
+    Written,
+}
+
+/// A sealed block; or a segment's header page, which takes no room as a position.
+pub(super) struct Sealed {
+    block: SharedBlock,
+    /// The position behind it.
+    pub end: u64,
+    /// When its first entry came; `None` for a header page.
+    since_ns: Option<u64>,
+    state: BlockState,
+}
+
+/// A poisoned segment, kept until nothing of it is in the kernel.
+pub(super) struct Doomed {
+    pub(super) number: u64,
+    file: SegmentFile,
+    pub(super) base: u64,
+    /// Where its durable part ends.
+    pub(super) end: u64,
+    writing: Vec<SharedBlock>,
+    syncing: bool,
+}
+
+pub(super) struct Syncing {
+    segment: u64,
+    target: u64,
+    since_ns: u64,
+}
+
+impl Writer {
+    /// Sends a sealed block, or a header page, on its way to the disk.
+    pub(super) fn write(
+        &mut self,
+        file: SegmentFile,
+        offset: u64,
+        block: SharedBlock,
+        since_ns: Option<u64>,
+        len: usize,
+    ) {
+        self.outbox.push(Op::JournalWrite {
+            file,
+            block: block.id(),
+            offset,
+            len: len as u32,
+        });
+        let end = self.accepted;
+        self.sealed.push_back(Sealed {
+            block,
+            end,
+            since_ns,
+            state: BlockState::Writing,
+        });
+    }
+
+    /// A block's write is over.
+    pub fn on_written(&mut self, block: BlockId, result: Result<u32, Errno>, now: Now) -> Settled {
+        for doomed in &mut self.doomed {
+            if let Some(at) = doomed
+                .writing
+                .iter()
+                .position(|writing| writing.id() == block)
+            {
+                doomed.writing.swap_remove(at);
+                self.bury();
+                return Settled::default();
+            }
+        }
+        let Some(sealed) = self
+            .sealed
+            .iter_mut()
+            .find(|sealed| sealed.block.id() == block)
+        else {
+            panic!("block {} was written but is not in flight", block.0);
+        };
+        let len = sealed
+            .block
+            .header()
+            .len
+            .next_multiple_of(BLOCK_ALIGN as u32);
+        sealed.state = BlockState::Written;
+        match result {
+            Ok(written) if written == len => {}
+            // A short write of a preallocated file means that the disk gave up in the middle.
+            Ok(_) | Err(_) => return self.poison(LostReason::WriteFailed, result.err(), now),
+        }
+        let prefix = self
+            .sealed
+            .iter()
+            .take_while(|sealed| sealed.state == BlockState::Written);
+        self.written = prefix.last().map_or(self.written, |sealed| sealed.end);
+        self.push_sync(now);
+        Settled::default()
+    }
+
+    /// Syncs what is written, of one segment at a time and in order, so that nothing of a segment
+    /// is durable before all of its predecessor is. One sync is in flight at most: what is written
+    /// meanwhile is the next group.
+    fn push_sync(&mut self, now: Now) {
+        // A segment that was durable to its end before its successor came has nothing left to
+        // sync: it must not stand before the successor for ever.
+        self.finish_segments();
+        let Some(front) = self.segments.front() else {
+            return;
+        };
+        let segment_end = if self.segments.len() > 1 {
+            front.end()
+        } else {
+            u64::MAX
+        };
+        let target = self.written.min(segment_end);
+        if self.syncing.is_some() || target <= self.durable {
+            return;
+        }
+        self.outbox.push(Op::JournalSync {
+            file: front.file,
+            segment: front.number,
+        });
+        self.syncing = Some(Syncing {
+            segment: front.number,
+            target,
+            since_ns: now.monotonic_ns,
+        });
+    }
+
+    pub fn on_synced(&mut self, segment: u64, result: Result<(), Errno>, now: Now) -> Settled {
+        if let Some(doomed) = self
+            .doomed
+            .iter_mut()
+            .find(|doomed| doomed.number == segment && doomed.syncing)
+        {
+            // Whatever it says: after a failure in the segment nothing of it is believed.
+            doomed.syncing = false;
+            self.bury();
+            return Settled::default();
+        }
+        let syncing = self
+            .syncing
+            .take()
+            .expect("a sync completed that was pushed");
+        assert_eq!(syncing.segment, segment, "one sync is in flight at a time");
+        if let Err(errno) = result {
+            return self.poison(LostReason::SyncFailed, Some(errno), now);
+        }
+        self.durable = syncing.target;
+        let oldest_ns = self.release_durable(now);
+        self.finish_segments();
+        self.plan.marks.advance(self.durable, self.records_durable);
+        self.push_sync(now);
+        Settled {
+            durable: true,
+            oldest_ns,
+            sync_ns: Some(now.monotonic_ns.saturating_sub(syncing.since_ns)),
+            lost: None,
+        }
+    }
+
+    /// Offers durable blocks to the sinks and lets them go; returns the oldest one's age.
+    fn release_durable(&mut self, now: Now) -> Option<u64> {
+        let mut oldest = None;
+        while let Some(sealed) = self.sealed.front()
+            && sealed.end <= self.durable
+            && sealed.state == BlockState::Written
+        {
+            let sealed = self.sealed.pop_front().expect("there is a front");
+            let Some(since_ns) = sealed.since_ns else {
+                continue;
+            };
+            oldest = oldest.or(Some(now.monotonic_ns.saturating_sub(since_ns)));
+            self.records_durable += u64::from(sealed.block.header().records);
+            // Half of the blocks are the writer's: a sink that falls behind reads from disk.
+            if self.blocks.free() * 2 >= self.blocks.count() {
+                for feed in &self.plan.feeds {
+                    feed.offer(sealed.block.clone());
+                }
+            }
+        }
+        oldest
+    }
+
+    /// A write or a sync failed: nothing that is not durable now ever will be. What waits in the
+    /// open block goes the same way, as its tickets name positions that are given out anew.
+    fn poison(&mut self, reason: LostReason, errno: Option<Errno>, now: Now) -> Settled {
+        let error = errno.map_or("a short write".to_owned(), |errno| {
+            std::io::Error::from(errno).to_string()
+        });
+        let filling_records = self
+            .filling
+            .take()
+            .map_or(0, |filling| u64::from(filling.records));
+        let lost = self.records_accepted - self.records_durable + filling_records;
+        tracing::error!(
+            shard = self.shard,
+            segment = self.segments.front().map(|segment| segment.number),
+            lost_records = lost,
+            "the journal's segment is poisoned ({}): {error}; senders are told, a new segment follows",
+            reason.label(),
+        );
+        let syncing = self.syncing.take().map(|syncing| syncing.segment);
+        let mut sealed = std::mem::take(&mut self.sealed);
+        sealed.retain(|sealed| sealed.state == BlockState::Writing);
+        for segment in self.segments.drain(..) {
+            let writing = sealed
+                .iter()
+                .filter(|sealed| sealed.block.header().segment == segment.number)
+                .map(|sealed| sealed.block.clone())
+                .collect();
+            self.doomed.push(Doomed {
+                number: segment.number,
+                file: segment.file,
+                base: segment.base,
+                end: segment.end().min(self.durable).max(segment.base),
+                writing,
+                syncing: syncing == Some(segment.number),
+            });
+        }
+        self.sealed = VecDeque::with_capacity(self.blocks.count());
+        self.accepted = self.durable;
+        self.written = self.durable;
+        self.records_accepted = self.records_durable;
+        if matches!(self.next, NextSegment::Idle) {
+            // A disk that fails each write must not be given a new segment each millisecond.
+            self.next = NextSegment::Refused {
+                until_ns: now.monotonic_ns + SEGMENT_RETRY_NS,
+            };
+        }
+        self.bury();
+        Settled {
+            lost: Some((reason, lost)),
+            ..Settled::default()
+        }
+    }
+
+    /// Closes poisoned segments of which nothing is in the kernel any more, and removes those that
+    /// hold nothing durable.
+    fn bury(&mut self) {
+        let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
+        let (busy, over) = self
+            .doomed
+            .drain(..)
+            .partition(|doomed| doomed.syncing || !doomed.writing.is_empty());
+        self.doomed = busy;
+        let over: Vec<Doomed> = over;
+        for Doomed {
+            number,
+            file,
+            base,
+            end,
+            ..
+        } in over
+        {
+            self.outbox.push(Op::SegmentClose { number, file });
+            if end > base {
+                let at = self
+                    .finished
+                    .partition_point(|segment| segment.number < number);
+                self.finished.insert(
+                    at,
+                    ExistingSegment {
+                        number,
+                        end,
+                        bytes: segment_bytes,
+                    },
+                );
+            } else {
+                self.bytes -= segment_bytes;
+                self.outbox.push(Op::SegmentRemove { number });
+            }
+        }
+    }
+}

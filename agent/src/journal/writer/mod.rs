@@ -1,0 +1,316 @@
+//! The worker's side of the journal: one copy of each frame into an aligned block, blocks written
+//! in order, synced by group, acknowledged only then.
+//!
+//! The writer calls nothing: it pushes ops into an outbox and is told their completions. Its
+//! blocks move through one list, oldest first:
+//!
+//! ```text
+//! append ─▶ filling ─seal─▶ Writing ─▶ Written ─sync─▶ durable: offered to the sinks, let go
+//! ```
+//!
+//! A block is opened only where its place on disk is certain: the segment has room for it, or the
+//! next segment is ready. Where neither holds, the worker waits or refuses ([`Room`]).
+//!
+//! A write or a sync that fails poisons the segment: everything of it that is not durable is lost
+//! to the journal (and said so to whoever waits), and the writer goes on in a new segment, whose
+//! base records where the valid part ends. A later success proves nothing about earlier bytes.
+
+mod commit;
+mod plan;
+mod segment;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use penstock_proto::reason::Reason;
+
+use self::commit::{Doomed, Sealed, Syncing};
+use self::segment::{NextSegment, Segment};
+use crate::journal::format::{
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
+    SEGMENT_HEADER_LEN,
+};
+use crate::shard::buffer::{BlockPool, OpenBlock};
+use crate::shard::op::{Now, Op};
+
+pub use self::plan::{ExistingSegment, JournalPlan, JournalStart, Room, Settled, Ticket};
+
+/// The block that is being filled. Its position is `accepted`, the end of what was sealed.
+struct Filling {
+    block: OpenBlock,
+    len: usize,
+    entries: u32,
+    records: u32,
+    /// When its first entry came: the commit interval counts from here.
+    since_ns: u64,
+}
+
+/// Invariant: *acked ≤ durable ≤ written ≤ accepted*, as positions. The worker acknowledges only
+/// tickets before `durable`; [`Writer::invariants`] checks the rest.
+pub struct Writer {
+    shard: u16,
+    listeners: Vec<String>,
+    blocks: Arc<BlockPool>,
+    plan: JournalPlan,
+    outbox: Vec<Op>,
+
+    filling: Option<Filling>,
+    /// A free block held ready, so that any frame can be appended once `room` said yes.
+    spare: Option<OpenBlock>,
+    /// Oldest first.
+    sealed: VecDeque<Sealed>,
+    /// Oldest first; the last one takes blocks.
+    segments: VecDeque<Segment>,
+    next: NextSegment,
+    next_number: u64,
+    doomed: Vec<Doomed>,
+    syncing: Option<Syncing>,
+
+    /// The position behind the last sealed block.
+    accepted: u64,
+    /// Everything before it has been written.
+    written: u64,
+    durable: u64,
+    /// Records before `accepted` and before `durable`.
+    records_accepted: u64,
+    records_durable: u64,
+
+    /// Wholly durable segments, oldest first; removed once every sink is past them.
+    finished: VecDeque<ExistingSegment>,
+    removing: bool,
+    bytes: u64,
+}
+
+impl Writer {
+    pub fn new(
+        shard: u16,
+        listeners: Vec<String>,
+        blocks: Arc<BlockPool>,
+        plan: JournalPlan,
+    ) -> Self {
+        assert!(
+            plan.segment_len >= 4 * blocks.block_len() as u64,
+            "a segment of {} bytes for blocks of {}",
+            plan.segment_len,
+            blocks.block_len(),
+        );
+        let start = plan.start.clone();
+        plan.marks.advance(start.position, start.records);
+        Self {
+            shard,
+            listeners,
+            outbox: Vec::with_capacity(64),
+            filling: None,
+            spare: None,
+            sealed: VecDeque::with_capacity(blocks.count()),
+            segments: VecDeque::with_capacity(4),
+            next: NextSegment::Refused { until_ns: 0 },
+            next_number: start.segment,
+            doomed: Vec::new(),
+            syncing: None,
+            accepted: start.position,
+            written: start.position,
+            durable: start.position,
+            records_accepted: start.records,
+            records_durable: start.records,
+            bytes: start.existing.iter().map(|segment| segment.bytes).sum(),
+            finished: start.existing.into(),
+            removing: false,
+            blocks,
+            plan,
+        }
+    }
+
+    /// Ops to push, in order.
+    pub fn outbox(&mut self) -> std::vec::Drain<'_, Op> {
+        self.outbox.drain(..)
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Records that became durable in this life.
+    pub fn records_appended(&self) -> u64 {
+        self.records_durable - self.plan.start.records
+    }
+
+    /// Preallocated bytes of the segments that exist.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether a frame of any length can be appended.
+    #[inline]
+    pub fn room(&mut self) -> Room {
+        if !self.has_places() {
+            return match self.next {
+                NextSegment::Refused { .. } => Room::Refused(Reason::Backpressure),
+                _ => Room::Wait,
+            };
+        }
+        if self.spare.is_none() {
+            self.spare = self.blocks.acquire();
+        }
+        match self.spare {
+            Some(_) => Room::Yes,
+            None => Room::Wait,
+        }
+    }
+
+    /// Whether the block being filled and the one after it have their places on disk.
+    #[inline]
+    fn has_places(&self) -> bool {
+        let both = 2 * self.blocks.block_len() as u64;
+        let here = self.segments.back();
+        here.is_some_and(|segment| segment.filled + both <= self.plan.segment_len)
+            || matches!(self.next, NextSegment::Ready { .. })
+    }
+
+    /// Copies a frame into the open block; `room` must have said yes since the last append.
+    #[inline]
+    pub fn append(&mut self, envelope: &Envelope, frame: &[u8], records: u32, now: Now) -> Ticket {
+        let entry_len = ENTRY_HEADER_LEN + frame.len();
+        let block_len = self.blocks.block_len();
+        if self
+            .filling
+            .as_ref()
+            .is_some_and(|filling| filling.len + entry_len > block_len)
+        {
+            self.seal(now);
+        }
+        let filling = match &mut self.filling {
+            Some(filling) => filling,
+            empty => empty.insert(Filling {
+                block: self.spare.take().expect("room was asked before append"),
+                len: BLOCK_HEADER_LEN,
+                entries: 0,
+                records: 0,
+                since_ns: now.monotonic_ns,
+            }),
+        };
+        let out = &mut filling.block.bytes_mut()[filling.len..][..entry_len];
+        let (head, body) = out
+            .split_first_chunk_mut::<ENTRY_HEADER_LEN>()
+            .expect("entry_len");
+        envelope.write(frame.len(), head);
+        body.copy_from_slice(frame);
+        // The last entry's alignment may point behind the block's end, by less than 8.
+        filling.len = (filling.len + entry_len.next_multiple_of(ENTRY_ALIGN)).min(block_len);
+        filling.entries += 1;
+        filling.records += records;
+        Ticket(self.accepted)
+    }
+
+    /// Closes the open block: it gets its place and goes on its way to the disk.
+    fn seal(&mut self, now: Now) {
+        let Some(mut filling) = self.filling.take() else {
+            return;
+        };
+        let len = filling.len;
+        let padded = len.next_multiple_of(BLOCK_ALIGN);
+        let fits = |segment: &Segment| segment.filled + padded as u64 <= self.plan.segment_len;
+        if !self.segments.back().is_some_and(fits) {
+            self.turn_segment(now);
+        }
+        let segment = self.segments.back_mut().expect("turn_segment opened one");
+        let header = BlockHeader {
+            len: len as u32,
+            position: self.accepted,
+            durable: self.durable,
+            segment: segment.number,
+            records_before: self.records_accepted,
+            entries: filling.entries,
+            records: filling.records,
+        };
+        let bytes = filling.block.bytes_mut();
+        header.write(
+            bytes
+                .first_chunk_mut()
+                .expect("a block is longer than its header"),
+        );
+        // What an earlier use of the memory left must not reach the disk as if it meant something.
+        bytes[len..padded].fill(0);
+        let (file, offset) = (segment.file, SEGMENT_HEADER_LEN as u64 + segment.filled);
+        segment.filled += padded as u64;
+        self.records_accepted += u64::from(filling.records);
+        self.accepted += padded as u64;
+        let since_ns = Some(filling.since_ns);
+        self.write(file, offset, filling.block.share(header), since_ns, padded);
+    }
+
+    /// Time has passed: a block that has waited long enough is sealed, a segment that will be
+    /// needed is made, one that every sink has behind it is removed.
+    pub fn tick(&mut self, now: Now) {
+        if self
+            .deadline_ns()
+            .is_some_and(|deadline| deadline <= now.monotonic_ns)
+        {
+            self.seal(now);
+        }
+        self.prepare_segment(now);
+        self.remove_segment();
+        self.plan.marks.set_writable(self.has_places());
+    }
+
+    /// When `tick` has something to do for the block being filled.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        let filling = self.filling.as_ref()?;
+        Some(filling.since_ns + self.plan.commit_interval.as_nanos() as u64)
+    }
+
+    /// Seals what is open, to drain at a stop.
+    pub fn flush(&mut self, now: Now) {
+        self.seal(now);
+    }
+
+    /// Whether everything appended is durable and nothing is in the kernel.
+    pub fn is_settled(&self) -> bool {
+        self.filling.is_none()
+            && self.sealed.is_empty()
+            && self.syncing.is_none()
+            && self.doomed.is_empty()
+            && !self.removing
+            && !matches!(self.next, NextSegment::Making { .. })
+    }
+
+    /// Checks the sentence on the struct; the worker calls it after each turn in debug builds.
+    pub fn invariants(&self) {
+        assert!(
+            self.durable <= self.written && self.written <= self.accepted,
+            "durable {} written {} accepted {}",
+            self.durable,
+            self.written,
+            self.accepted,
+        );
+        assert!(
+            self.records_durable <= self.records_accepted,
+            "records durable {} accepted {}",
+            self.records_durable,
+            self.records_accepted,
+        );
+        let ends = self.sealed.iter().map(|sealed| sealed.end);
+        assert!(ends.is_sorted(), "blocks are in order");
+        let last = self
+            .sealed
+            .back()
+            .map_or(self.accepted, |sealed| sealed.end);
+        assert_eq!(
+            last, self.accepted,
+            "the last sealed block ends what is accepted"
+        );
+        if self.segments.is_empty() {
+            assert!(
+                self.sealed.is_empty() && self.syncing.is_none(),
+                "blocks without a segment"
+            );
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.plan.marks.set_writable(false);
+        self.plan.marks.close();
+    }
+}

@@ -1,0 +1,287 @@
+//! A segment's life: made ahead of need, turned to, finished when it is wholly durable, removed when
+//! every sink has it behind it.
+//!
+//! ```text
+//! Idle ─half of this one is filled─▶ Making: open, allocate, sync the name ─▶ Ready ─turn─▶ takes blocks
+//!   ▲                                  │ fails, or the limit is reached                       │
+//!   └──────── a later tick ◀── Refused ┘             removed ◀─ finished ◀─ wholly durable ◀──┘
+//! ```
+
+use std::sync::atomic::Ordering;
+
+use super::{ExistingSegment, Writer};
+use crate::journal::format::{BlockHeader, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::shard::buffer::OpenBlock;
+use crate::shard::op::{Errno, Now, Op, SegmentFile};
+
+/// How long the writer waits before it tries again to create a segment.
+pub(super) const SEGMENT_RETRY_NS: u64 = 1_000_000_000;
+
+/// A segment that is not wholly durable yet.
+pub(super) struct Segment {
+    pub number: u64,
+    pub file: SegmentFile,
+    pub base: u64,
+    /// Bytes of blocks assigned to it.
+    pub filled: u64,
+}
+
+impl Segment {
+    pub fn end(&self) -> u64 {
+        self.base + self.filled
+    }
+}
+
+/// The segment that comes next.
+pub(super) enum NextSegment {
+    /// Not needed yet.
+    Idle,
+    /// Its file is being made: opened, then allocated, then its name synced.
+    Making {
+        number: u64,
+        file: Option<SegmentFile>,
+        page: OpenBlock,
+    },
+    /// `page` is kept for its header.
+    Ready {
+        number: u64,
+        file: SegmentFile,
+        page: OpenBlock,
+    },
+    /// It may not be made now, or making it failed; tried again later.
+    Refused { until_ns: u64 },
+}
+
+impl Writer {
+    /// Starts the next segment when half of this one is filled: making one takes the disk a few
+    /// milliseconds, and half a segment is a tenth of a second at 1 GB/s.
+    pub(super) fn prepare_segment(&mut self, now: Now) {
+        match self.next {
+            NextSegment::Refused { until_ns } if now.monotonic_ns >= until_ns => {}
+            NextSegment::Idle => {
+                let here = self
+                    .segments
+                    .back()
+                    .map_or(u64::MAX, |segment| segment.filled);
+                if here < self.plan.segment_len / 2 {
+                    return;
+                }
+            }
+            _ => return,
+        }
+        let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
+        let disk_low = self.plan.disk_low.load(Ordering::Relaxed);
+        let full = self.bytes + segment_bytes > self.plan.size_max;
+        let page = if disk_low || full {
+            None
+        } else {
+            self.blocks.acquire()
+        };
+        let Some(page) = page else {
+            // Looked at again at every tick: the sinks or the operator may make room at any time.
+            self.next = NextSegment::Refused {
+                until_ns: now.monotonic_ns,
+            };
+            return;
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        self.next = NextSegment::Making {
+            number,
+            file: None,
+            page,
+        };
+        self.outbox.push(Op::SegmentOpen { number });
+    }
+
+    pub fn on_segment_opened(&mut self, number: u64, result: Result<SegmentFile, Errno>, now: Now) {
+        let NextSegment::Making {
+            number: making,
+            file,
+            ..
+        } = &mut self.next
+        else {
+            panic!("segment {number} was opened but none was asked for");
+        };
+        assert_eq!(*making, number, "segments are made one at a time");
+        match result {
+            Ok(opened) => {
+                *file = Some(opened);
+                let len = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
+                self.bytes += len;
+                self.outbox.push(Op::SegmentAllocate {
+                    number,
+                    file: opened,
+                    len,
+                });
+            }
+            Err(errno) => self.give_up_segment(errno, "create", now),
+        }
+    }
+
+    pub fn on_segment_allocated(&mut self, number: u64, result: Result<(), Errno>, now: Now) {
+        match result {
+            Ok(()) => self.outbox.push(Op::FolderSync { number }),
+            Err(errno) => self.give_up_segment(errno, "allocate", now),
+        }
+    }
+
+    pub fn on_folder_synced(&mut self, number: u64, result: Result<(), Errno>, now: Now) {
+        if let Err(errno) = result {
+            return self.give_up_segment(errno, "sync the name of", now);
+        }
+        let making = std::mem::replace(&mut self.next, NextSegment::Idle);
+        let NextSegment::Making {
+            number: made,
+            file: Some(file),
+            page,
+        } = making
+        else {
+            panic!("the folder was synced for segment {number}, which is not being made");
+        };
+        assert_eq!(made, number, "segments are made one at a time");
+        self.next = NextSegment::Ready { number, file, page };
+    }
+
+    /// The next segment cannot be made now: what was made of it is removed, and it is tried again.
+    fn give_up_segment(&mut self, errno: Errno, what: &str, now: Now) {
+        let until_ns = now.monotonic_ns + SEGMENT_RETRY_NS;
+        let failed = std::mem::replace(&mut self.next, NextSegment::Refused { until_ns });
+        let NextSegment::Making { number, file, .. } = failed else {
+            panic!("a segment failed that was not being made");
+        };
+        let error = std::io::Error::from(errno);
+        tracing::error!(
+            shard = self.shard,
+            segment = number,
+            "cannot {what} a segment: {error}"
+        );
+        if let Some(file) = file {
+            self.bytes -= self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
+            self.outbox.push(Op::SegmentClose { number, file });
+            self.outbox.push(Op::SegmentRemove { number });
+        }
+    }
+
+    /// From here on blocks go to the next segment, which `room` made certain is ready. Its header
+    /// page is written before its first block, so that `written` passes it first.
+    pub(super) fn turn_segment(&mut self, now: Now) {
+        let NextSegment::Ready {
+            number,
+            file,
+            mut page,
+        } = std::mem::replace(&mut self.next, NextSegment::Idle)
+        else {
+            panic!("segment {} is needed and not ready", self.next_number);
+        };
+        let header = SegmentHeader {
+            shard: self.shard,
+            number,
+            base: self.accepted,
+            records_before: self.records_accepted,
+            created_unix_nano: now.unix_ns,
+            predecessor: self.predecessor(),
+            listeners: self.listeners.clone(),
+        };
+        header.write(
+            page.bytes_mut()
+                .first_chunk_mut()
+                .expect("a block holds a page"),
+        );
+        self.segments.push_back(Segment {
+            number,
+            file,
+            base: self.accepted,
+            filled: 0,
+        });
+        // A marker for the list; the page's own bytes are the segment's header.
+        let marker = BlockHeader {
+            len: SEGMENT_HEADER_LEN as u32,
+            position: self.accepted,
+            durable: self.durable,
+            segment: number,
+            records_before: self.records_accepted,
+            entries: 0,
+            records: 0,
+        };
+        self.write(file, 0, page.share(marker), None, SEGMENT_HEADER_LEN);
+    }
+
+    fn predecessor(&self) -> u64 {
+        let open = self.segments.back().map(|segment| segment.number);
+        let finished = self.finished.back().map(|segment| segment.number);
+        // A poisoned segment with a durable part, of which something is still in the kernel.
+        let doomed = self.doomed.iter().filter(|doomed| doomed.end > doomed.base);
+        let doomed = doomed.map(|doomed| doomed.number).max();
+        open.or(finished.max(doomed)).unwrap_or(0)
+    }
+
+    /// Segments that will get no more blocks and are wholly durable are closed.
+    pub(super) fn finish_segments(&mut self) {
+        while self.segments.len() > 1 && self.segments[0].end() <= self.durable {
+            let segment = self.segments.pop_front().expect("there are two");
+            self.outbox.push(Op::SegmentClose {
+                number: segment.number,
+                file: segment.file,
+            });
+            self.finished.push_back(ExistingSegment {
+                number: segment.number,
+                end: segment.end(),
+                bytes: self.plan.segment_len + SEGMENT_HEADER_LEN as u64,
+            });
+        }
+    }
+
+    /// Removes the oldest finished segment, one at a time, once every sink has committed it.
+    /// Without a sink nothing is ever removed: the journal is then the only copy.
+    ///
+    /// The last durable block stays, whoever has committed it: a journal without one begins again
+    /// at position 0, before the sinks' cursors, and they would pass over what is stored there.
+    pub(super) fn remove_segment(&mut self) {
+        let Some(oldest) = self.finished.front() else {
+            return;
+        };
+        let committed = self
+            .plan
+            .feeds
+            .iter()
+            .map(|feed| feed.mark.committed())
+            .min();
+        // In order: a poisoned segment whose last write or sync is late would else be left behind
+        // a gap, which recovery takes for damage.
+        let overtakes = self
+            .doomed
+            .iter()
+            .any(|doomed| doomed.number < oldest.number);
+        let needed = oldest.end >= self.durable || overtakes;
+        if self.removing || needed || committed.is_none_or(|committed| committed < oldest.end) {
+            return;
+        }
+        self.removing = true;
+        self.outbox.push(Op::SegmentRemove {
+            number: oldest.number,
+        });
+    }
+
+    pub fn on_segment_removed(&mut self, number: u64, result: Result<(), Errno>) {
+        if let Err(errno) = result {
+            let error = std::io::Error::from(errno);
+            tracing::error!(
+                shard = self.shard,
+                segment = number,
+                "cannot remove: {error}"
+            );
+        }
+        // A segment that was given up or held nothing durable is not in the list.
+        if self.removing
+            && self
+                .finished
+                .front()
+                .is_some_and(|oldest| oldest.number == number)
+        {
+            self.removing = false;
+            let removed = self.finished.pop_front().expect("there is a front");
+            self.bytes -= removed.bytes;
+        }
+    }
+}
