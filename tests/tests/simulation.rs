@@ -443,6 +443,31 @@ fn each_bad_frame_is_refused_for_its_reason_between_good_ones() {
 }
 
 #[test]
+fn a_peer_that_never_reads_its_acknowledgements_is_closed() {
+    // Each frame has an answer of its own: their sequences are no neighbours.
+    let mut rng = Rng::new(1);
+    let script = (1..=1500)
+        .map(|index| {
+            let good = frame::good_of_len((ID, 2 * index), true, 60);
+            frame::spoil(&mut rng, &good, Defect::Priority)
+        })
+        .collect();
+    let mut setup = scripted(script, Vec::new());
+    setup.producers[0].deaf = true;
+    setup.sizes.socket_send_len = 320;
+    let mut life = Life::first(&setup, None);
+    life.until("the connection is closed", |life| {
+        life.kernel()
+            .conns()
+            .first()
+            .is_some_and(|conn| conn.closed)
+    });
+    life.stop();
+    let closed = life.worker.counters().listeners[usize::from(TCP)].connections_closed;
+    assert_eq!(closed[CloseReason::AcksNotRead as usize], 1);
+}
+
+#[test]
 fn a_stop_under_load_loses_nothing_acknowledged() {
     for turns in (1..200).step_by(13) {
         let mut setup = slow_disk();

@@ -127,6 +127,12 @@ pub enum Op {
         socket: Socket,
         lease: SendLease,
     },
+    /// Shut a connection down, both ways, so that a send that waits for its peer ends. It has no
+    /// completion of its own: the send's says what became of it.
+    PeerShutdown {
+        peer: PeerId,
+        socket: Socket,
+    },
     /// Close a connection's socket; nothing of the peer may be in flight any more.
     PeerClose {
         peer: PeerId,

@@ -380,6 +380,12 @@ impl Kernel for Ring {
                 socket,
                 lease,
             } => self.send_acks(peer, socket, lease),
+            // The kernel takes hold of the file when the op is submitted, so a close that overtakes
+            // it in a worker thread of the kernel's does no harm.
+            Op::PeerShutdown { socket, .. } => self.submit(
+                opcode::Shutdown::new(Fd(socket.0), libc::SHUT_RDWR).build(),
+                Token::Cancel,
+            ),
             Op::PeerClose { peer, socket } => {
                 self.submit(opcode::Close::new(Fd(socket.0)).build(), Token::Close(peer));
             }

@@ -394,6 +394,10 @@ impl SimKernel {
         &self.conns[id]
     }
 
+    pub fn conns(&self) -> &[Conn] {
+        &self.conns
+    }
+
     /// Cuts a connection from the producer's side, now.
     pub fn cut(&mut self, id: ConnId) {
         self.conns[id].reset = true;
@@ -577,6 +581,11 @@ impl SimKernel {
                 let delay = self.network_delay();
                 self.agenda.after(delay, Event::Send(id));
             }
+            Op::PeerShutdown { peer, socket } => {
+                let id = self.conn_of(peer, socket);
+                self.conns[id].shut = true;
+                self.touched.push(Touch::Conn(id));
+            }
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(peer, socket);
                 self.sockets.remove(&socket.0);
@@ -728,7 +737,7 @@ impl SimKernel {
         }
         let delay = self.network_delay();
         let conn = &mut self.conns[id];
-        if conn.send.is_some() && conn.reset {
+        if conn.send.is_some() && (conn.reset || conn.shut) {
             // A blocked send ends when the peer is gone.
             self.agenda.after(delay, Event::Send(id));
         }
@@ -949,7 +958,7 @@ impl SimKernel {
             if conn.reset {
                 self.note("reset", &[id as u64]);
                 self.end_receive(id, Errno(libc::ECONNRESET));
-            } else if conn.fin {
+            } else if conn.fin || conn.shut {
                 conn.armed = None;
                 self.note("end", &[id as u64]);
                 self.complete(Completion::Received {
@@ -1047,7 +1056,8 @@ impl SimKernel {
             return;
         };
         let peer = self.conns[id].peer.expect("a send names its peer");
-        let failed = self.conns[id].reset || self.chance(self.faults.send_error);
+        let gone = self.conns[id].reset || self.conns[id].shut;
+        let failed = gone || self.chance(self.faults.send_error);
         if failed {
             // A peer whose connection failed has no use for it any more.
             self.conns[id].reset = true;

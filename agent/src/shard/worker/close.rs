@@ -32,6 +32,11 @@ impl<K: Kernel> Worker<K> {
         if connection.receiving && connection.phase == Phase::Streaming {
             self.kernel.push(Op::ReceiveCancel { peer });
         }
+        if connection.sending {
+            // A peer that reads nothing would keep its send, and with it the slot, for ever.
+            let socket = connection.socket;
+            self.kernel.push(Op::PeerShutdown { peer, socket });
+        }
         connection.phase = Phase::Closing;
         connection.acks.clear();
         let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
