@@ -9,7 +9,7 @@ use crate::frame::{Frame, Split, split};
 
 /// Where in the stream a connection stands.
 ///
-/// Invariant: `Carrying` holds fewer than `needed` bytes between two calls of [`Stream::step`].
+/// Invariant: `Carrying` holds fewer than `needed` bytes between two calls of [`Reader::step`].
 #[derive(Debug, Default)]
 pub enum Stream {
     /// At a frame's first byte.
