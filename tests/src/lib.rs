@@ -1,5 +1,6 @@
 //! What the tests share. `sim` is a seeded world without a kernel: a worker under it meets every
 //! order of events that its seed can think of. `netns` is a network of its own in a real one.
 
+pub mod agent;
 pub mod netns;
 pub mod sim;

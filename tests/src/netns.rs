@@ -42,7 +42,7 @@ pub fn skip(test: &str, why: &str) {
         "{test} cannot run, and in CI that is a failure: {why}"
     );
     // Not `eprintln!`: the test harness keeps that to itself when a test passes.
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}");
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {why}");
 }
 
 /// Whether skipping is a failure here.

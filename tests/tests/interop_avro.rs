@@ -249,7 +249,11 @@ fn python() -> Option<String> {
     let python = std::env::var("PENSTOCK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let why = match Command::new(&python).args(["-c", PROBE]).output() {
         Ok(output) if output.status.success() => return Some(python),
-        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Ok(output) => {
+            // A traceback's last line says what is missing.
+            let errors = String::from_utf8_lossy(&output.stderr);
+            errors.trim().lines().last().unwrap_or_default().to_owned()
+        }
         Err(error) => error.to_string(),
     };
     assert!(

@@ -1,5 +1,6 @@
 //! `penstock run`: the agent in the foreground.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
@@ -38,8 +39,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(has_colours())
         .init();
     let loaded = config::load(arguments.config.as_deref()).map_err(Failure::from)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = %loaded.source(), "starting");
     daemon::run(loaded)
+}
+
+/// Colours are for eyes: a log file and a service manager's journal get none.
+fn has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !unwanted
 }

@@ -213,33 +213,46 @@ impl Account<'_> {
         }
     }
 
+    /// What was refused and what was lost over UDP. Both are counted in frames and datagrams; where
+    /// only one of them happened, it accounts for all the records that are missing.
+    fn udp_cells(&self) -> (String, String) {
+        let mut frames = self.seen.refused_frames.clone();
+        for (verdict, count) in self.gate_refused() {
+            *frames.entry(verdict).or_default() += count;
+        }
+        let (refused, dropped) = (total(&frames), self.dropped_datagrams());
+        let records_in = |is_only_cause: bool| match is_only_cause {
+            true => format!("{} in ", grouped(self.missing())),
+            false => String::new(),
+        };
+        let mut refused_cell = match refused {
+            0 => "0".into(),
+            _ => records_in(dropped == 0) + &by_reason(&frames, " frames"),
+        };
+        if total(&self.sent.refused) > 0 {
+            refused_cell = format!(
+                "{} by the producer; {refused_cell}",
+                by_reason(&self.sent.refused, "")
+            );
+        }
+        let lost_cell = match dropped {
+            _ if !self.seen.gate_attached => "not counted".into(),
+            0 => "0".into(),
+            datagrams => format!(
+                "{}{} datagrams",
+                records_in(refused == 0),
+                grouped(datagrams)
+            ),
+        };
+        (refused_cell, lost_cell)
+    }
+
     fn row(&self) -> Vec<String> {
         let is_udp = self.lane.protocol == Protocol::Udp;
-        let refused = if is_udp {
-            let mut frames = self.seen.refused_frames.clone();
-            for (verdict, count) in self.gate_refused() {
-                *frames.entry(verdict).or_default() += count;
-            }
-            match by_reason(&self.sent.refused, "") {
-                by_producer if by_producer == "0" => by_reason(&frames, " frames"),
-                by_producer => format!("{by_producer}; {}", by_reason(&frames, " frames")),
-            }
+        let (refused, lost) = if is_udp {
+            self.udp_cells()
         } else {
-            by_reason(&self.sent.refused, "")
-        };
-        let lost = match (is_udp, self.dropped_datagrams()) {
-            (false, _) => "-".into(),
-            (true, _) if !self.seen.gate_attached => "not counted".into(),
-            (true, 0) => "0".into(),
-            (true, datagrams) => {
-                let records = if total(&self.seen.refused_frames) + total(&self.gate_refused()) == 0
-                {
-                    format!("{} in ", grouped(self.missing()))
-                } else {
-                    String::new()
-                };
-                format!("{records}{} datagrams", grouped(datagrams))
-            }
+            (by_reason(&self.sent.refused, ""), "-".into())
         };
         vec![
             self.lane.name.into(),
@@ -343,17 +356,24 @@ fn total(counts: &Counts) -> u64 {
     counts.values().sum()
 }
 
-/// "0", or "7 frames: 5 bad_magic, 2 truncated".
+/// "0", "7 frames backpressure", or "7 frames: 5 bad_magic, 2 truncated".
 fn by_reason(counts: &Counts, unit: &str) -> String {
-    if total(counts) == 0 {
-        return "0".into();
-    }
-    let reasons: Vec<String> = counts
+    let reasons: Vec<(&String, u64)> = counts
         .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(reason, count)| format!("{} {reason}", grouped(*count)))
+        .map(|(reason, count)| (reason, *count))
+        .filter(|(_, count)| *count > 0)
         .collect();
-    format!("{}{unit}: {}", grouped(total(counts)), reasons.join(", "))
+    match reasons.as_slice() {
+        [] => "0".into(),
+        [(reason, count)] => format!("{}{unit} {reason}", grouped(*count)),
+        several => {
+            let list: Vec<String> = several
+                .iter()
+                .map(|(reason, count)| format!("{} {reason}", grouped(*count)))
+                .collect();
+            format!("{}{unit}: {}", grouped(total(counts)), list.join(", "))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -459,7 +479,7 @@ mod tests {
         assert_eq!(account.differences().len(), 1);
         account.sent.refused = counts(&[("too_long", 1)]);
         assert_eq!(account.differences(), [""; 0]);
-        assert_eq!(account.row()[4], "1: 1 too_long; 0");
+        assert_eq!(account.row()[4], "1 too_long by the producer; 0");
     }
 
     #[test]
@@ -533,7 +553,7 @@ penstock_sink_records_total{sink=\"files\"} 171
                 "100",
                 "90",
                 "90",
-                "10: 10 backpressure",
+                "10 backpressure",
                 "-",
                 "180",
                 "200.0"
@@ -552,6 +572,28 @@ penstock_sink_records_total{sink=\"files\"} 171
                 "200.0"
             ]
         );
+    }
+
+    #[test]
+    fn records_are_named_where_one_cause_explains_them_all() {
+        let mut account = udp();
+        account.seen.kernel_drops = Counts::new();
+        account.seen.gate = counts(&[("passed", 18), ("malformed", 2)]);
+        account.seen.received_datagrams = Some(18);
+        account.seen.received_frames = Some(18);
+        account.seen.refused_frames = counts(&[("backpressure", 2)]);
+        assert_eq!(account.differences(), [""; 0]);
+        let row = account.row();
+        assert_eq!(row[4], "20 in 4 frames: 2 backpressure, 2 malformed");
+        assert_eq!(row[5], "0");
+
+        account.seen.kernel_drops = counts(&[("receive_buffer", 1)]);
+        let row = account.row();
+        assert_eq!(row[4], "4 frames: 2 backpressure, 2 malformed");
+        assert_eq!(row[5], "1 datagrams");
+
+        account.seen.gate_attached = false;
+        assert_eq!(account.row()[5], "not counted");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::http;
 use super::lane::{LANES, Lane, Protocol};
 use crate::metrics_text::Metrics;
-use crate::process::Background;
+use crate::process::{self, Background};
 use crate::workspace;
 
 const READY_PATIENCE: Duration = Duration::from_secs(20);
@@ -39,7 +39,12 @@ impl Agent {
         let configuration = folder.join("penstock.toml");
         std::fs::write(
             &configuration,
-            self::configuration(&folder.join("data"), admin, must_have_gate),
+            self::configuration(
+                &folder.join("data"),
+                admin,
+                must_have_gate,
+                journal_max_size(free_bytes(folder)?)?,
+            ),
         )
         .with_context(|| format!("cannot write {}", configuration.display()))?;
         let log = log(folder);
@@ -185,12 +190,48 @@ fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
+/// Bytes that this user may still write where a folder is.
+fn free_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let text = process::capture(
+        Command::new("df")
+            .args(["--block-size=1", "--output=avail"])
+            .arg(folder),
+    )?;
+    text.lines()
+        .last()
+        .and_then(|line| line.trim().parse().ok())
+        .with_context(|| format!("df says no number: {text:?}"))
+}
+
+/// What the journal may hold: the agent's default, or less on a small disk. The load writes some
+/// 8 GB; when the journal is full, producers are told to try later and nothing is lost. The files
+/// take a fifth of that, and a tenth of the disk stays free anyway.
+fn journal_max_size(free: u64) -> anyhow::Result<u64> {
+    const DEFAULT: u64 = 8 << 30;
+    const LEAST: u64 = 2 << 30;
+    let size = (free / 2).min(DEFAULT);
+    if size < LEAST {
+        bail!(
+            "the demo needs 4 GiB of free disk under {}, and there are {} MiB",
+            workspace::shown(&workspace::target()),
+            free >> 20
+        );
+    }
+    Ok(size)
+}
+
 /// Every lane has a listener of its own; port 0 lets the kernel choose.
-fn configuration(data: &Path, admin: SocketAddr, must_have_gate: bool) -> String {
+fn configuration(
+    data: &Path,
+    admin: SocketAddr,
+    must_have_gate: bool,
+    journal_max_size: u64,
+) -> String {
     let mut text = format!(
         "# Written by `cargo xtask demo`.\n\
          data_dir = \"{}\"\n\n\
          [admin]\naddress = \"{admin}\"\n\n\
+         [journal]\nmax_size = \"{}MiB\"\n\n\
          [gate]\nmode = \"{}\"\n\n\
          [sinks.files]\n\
          type = \"file\"\n\
@@ -199,6 +240,7 @@ fn configuration(data: &Path, admin: SocketAddr, must_have_gate: bool) -> String
          rotate = {{ size = \"64MiB\", age = \"5m\" }}\n\
          keep = {{ size = \"50GiB\", age = \"7d\" }}\n",
         data.display(),
+        journal_max_size >> 20,
         if must_have_gate { "required" } else { "auto" },
     );
     for lane in LANES {
@@ -230,6 +272,13 @@ fn bound_address(status: &Value, listener: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_disk_gets_a_small_journal() {
+        assert_eq!(journal_max_size(100 << 30).unwrap(), 8 << 30);
+        assert_eq!(journal_max_size(6 << 30).unwrap(), 3 << 30);
+        assert!(journal_max_size((4 << 30) - 1).is_err());
+    }
 
     #[test]
     fn a_listener_is_found_by_its_name() {

@@ -114,48 +114,44 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>, open: &mut Vec<PathBuf>) -> any
 }
 
 /// The last lines: where the files are, and commands that were tried and work here.
-pub fn how_to_open(
-    python: &Path,
-    binary: &Path,
-    folder: &Path,
-    stored: &Stored,
-) -> anyhow::Result<()> {
-    let Some(smallest) = stored
-        .files
-        .iter()
-        .min_by_key(|file| file.metadata().map_or(u64::MAX, |metadata| metadata.len()))
-    else {
-        return Ok(());
+pub fn how_to_open(python: &Path, binary: &Path, folder: &Path, stored: &Stored) {
+    // Files are sorted by time: the first holds this host's own logs.
+    let Some(first) = stored.files.first() else {
+        return;
     };
     let (binary, python) = (workspace::shown(binary), workspace::shown(python));
-    let (file, folder) = (workspace::shown(smallest), workspace::shown(folder));
-    println!("The files are in {folder}. These open them:");
+    let (file, folder) = (workspace::shown(first), workspace::shown(folder));
+    println!("The files are in {folder}. These commands open them:");
     println!("  {binary} cat {folder} | less");
     println!(
         "  {python} -c \"import fastavro; \
-         [print(r['listener'], r['body']) for r in fastavro.reader(open('{file}', 'rb'))]\""
+         [print(r['listener'], r['body']) for r in fastavro.reader(open('{file}', 'rb'))]\" | less"
     );
-    let question = "listener, count(*) AS records, avg(length(body)) AS body";
-    let avro = format!(
-        "{python} -c \"import duckdb; \
-         print(duckdb.sql(\\\"SELECT {question} FROM '{folder}/**/*.avro' GROUP BY ALL\\\"))\""
-    );
+    let question = |from: &str| {
+        format!(
+            "{python} -c \"import duckdb; [print(*row) for row in duckdb.execute(\\\"SELECT \
+             listener, count(*), avg(length(body)) FROM {from} GROUP BY ALL\\\").fetchall()]\""
+        )
+    };
+    let avro = question(&format!("read_avro('{folder}/*.avro')"));
     let json = format!(
-        "{binary} cat --format json {file} | {python} -c \"import duckdb; \
-         print(duckdb.sql(\\\"SELECT {question} FROM read_json('/dev/stdin', \
-         format='newline_delimited') GROUP BY ALL\\\"))\""
+        "{binary} cat --format json {file} | {}",
+        question("read_ndjson('/dev/stdin')")
     );
     if works(&avro) {
         println!("  {avro}");
     } else if works(&json) {
         println!("  {json}");
-        println!("  (DuckDB's own Avro reader is an extension that it could not fetch here.)");
+        println!(
+            "  (through JSON, because DuckDB's Avro reader is an extension that it could not fetch \
+             here)"
+        );
     } else {
         println!(
-            "  (DuckDB could not read them here: its Avro reader is an extension that it could not fetch.)"
+            "  (DuckDB could not read them here: its Avro reader is an extension that it could not \
+             fetch)"
         );
     }
-    Ok(())
 }
 
 /// Whether a shell runs this to the end within half a minute.

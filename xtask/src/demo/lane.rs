@@ -63,7 +63,8 @@ pub const LANES: &[Lane] = &[
         encoding: Encoding::Protobuf,
         traffic: Traffic::Load {
             rate: "max",
-            connections: "2",
+            // A shard owns a producer by its random id: with a few, both shards have work.
+            connections: "8",
             batch: "50",
         },
     },

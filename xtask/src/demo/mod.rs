@@ -65,6 +65,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let folder = workspace::target().join("demo");
     empty(&folder)?;
     println!("==> start the agent");
+    let start = Instant::now();
     let mut agent = Agent::start(&binary, &folder, has_gate && process::is_root())?;
     println!("{}", agent.introduction());
 
@@ -108,7 +109,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         .collect();
     println!("\n{}", account::table(&accounts));
     if let Some(bytes) = memory {
-        println!("The agent's memory peaked at {} MiB.", bytes >> 20);
+        println!(
+            "The agent's memory peaked at {} MiB; from start to read back it took {} s.",
+            bytes >> 20,
+            start.elapsed().as_secs()
+        );
     }
     let differences = account::differences(&accounts, &metrics, stored.records);
     if !differences.is_empty() {
@@ -122,8 +127,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
         bail!("{} sums do not agree", differences.len());
     }
-    println!("Every record accounted for.");
-    files::how_to_open(&python, &binary, &records, &stored)
+    println!("Every record accounted for.\n");
+    files::how_to_open(&python, &binary, &records, &stored);
+    Ok(())
 }
 
 /// Whether there is an object to embed. A plain user without a tool chain sees the demo without.

@@ -1,0 +1,325 @@
+//! The loop of one shard: the fields, the turn, and which handler a completion goes to. The handlers
+//! stand beside it, in the order in which a log line meets them:
+//!
+//! ```text
+//! turn:  submit and wait ─▶ one handler per completion ─▶ tick ─▶ re-arm, acknowledge, publish
+//!
+//! receive      a connection arrives, bytes arrive, frames are taken or wait for the journal
+//! acknowledge  the journal made them durable, whoever waits is told
+//! close        a connection goes
+//! stop         the shard itself goes
+//! ```
+
+mod acknowledge;
+mod close;
+mod plan;
+mod receive;
+mod stop;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::decode::Decoder;
+use crate::journal::writer::Writer;
+use crate::shard::buffer::BlockPool;
+use crate::shard::counters::{ListenerCounters, ShardCounters};
+use crate::shard::intake::Intake;
+use crate::shard::op::{Completion, Errno, Group, Kernel, Now, PeerId};
+use crate::shard::peer::PeerTable;
+use crate::shard::settle::WaitingList;
+use crate::source::udp::SequenceGaps;
+pub use plan::{ListenerPlan, Observe, Plan};
+use receive::Held;
+use stop::Life;
+
+/// The longest sleep: marks that other threads move (a sink's commit, free disk) are looked at this
+/// often. Two wake-ups a second cost nothing measurable.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Running,
+    Stopped,
+}
+
+/// One UDP or TCP socket of this shard.
+struct Listener {
+    plan: ListenerPlan,
+    /// The multishot accept or receive is in the kernel.
+    armed: bool,
+    cancelling: bool,
+    /// After an error of the socket it is not armed before this time.
+    rests_until_ns: u64,
+}
+
+/// One thread's state. Shared with no one.
+pub struct Worker<K> {
+    kernel: K,
+    plan_shard: u16,
+    stop: Arc<AtomicBool>,
+    observer: Box<dyn Observe + Send>,
+    now: Now,
+    life: Life,
+
+    listeners: Vec<Listener>,
+    peers: PeerTable,
+    gaps: SequenceGaps,
+    intake: Intake,
+    waiting: WaitingList,
+
+    /// Receives that wait for the journal, in the order in which they came.
+    held: VecDeque<Held>,
+    /// Connections whose multishot receive ended for lack of buffers.
+    starved: Vec<PeerId>,
+    /// Connections with something to send or to close, each once (`Connection::touched`).
+    touched: Vec<PeerId>,
+    touched_spare: Vec<PeerId>,
+
+    tcp_buffers: usize,
+    udp_buffers: usize,
+    tcp_out: usize,
+    udp_out: usize,
+    carry_bytes: usize,
+    last_bundle_ns: u64,
+}
+
+impl<K: Kernel> Worker<K> {
+    pub fn new(kernel: K, blocks: Arc<BlockPool>, plan: Plan) -> Self {
+        let names = plan
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect();
+        let counters = ShardCounters {
+            listeners: vec![ListenerCounters::default(); plan.listeners.len()],
+            ..ShardCounters::default()
+        };
+        let journal = Writer::new(plan.shard, names, blocks, plan.journal);
+        let now = kernel.now();
+        let listeners = plan.listeners.into_iter();
+        Self {
+            plan_shard: plan.shard,
+            stop: plan.stop,
+            observer: plan.observer,
+            now,
+            life: Life::Running,
+            listeners: listeners
+                .map(|plan| Listener {
+                    plan,
+                    armed: false,
+                    cancelling: false,
+                    rests_until_ns: 0,
+                })
+                .collect(),
+            peers: PeerTable::new(plan.connections_max),
+            gaps: SequenceGaps::default(),
+            intake: Intake {
+                decoder: Decoder::new(),
+                journal,
+                counters,
+            },
+            waiting: WaitingList::default(),
+            held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
+            starved: Vec::with_capacity(plan.connections_max),
+            touched: Vec::with_capacity(plan.connections_max),
+            touched_spare: Vec::with_capacity(plan.connections_max),
+            tcp_buffers: plan.tcp_buffers,
+            udp_buffers: plan.udp_buffers,
+            tcp_out: 0,
+            udp_out: 0,
+            carry_bytes: 0,
+            last_bundle_ns: 0,
+            kernel,
+        }
+    }
+
+    pub fn counters(&self) -> &ShardCounters {
+        &self.intake.counters
+    }
+
+    pub fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Turns until the worker is told to stop and has stopped.
+    pub fn run(&mut self) -> Result<(), Errno> {
+        while self.turn()? == Turn::Running {}
+        Ok(())
+    }
+
+    /// One wake-up.
+    pub fn turn(&mut self) -> Result<Turn, Errno> {
+        self.before_wait();
+        self.kernel.wait(Some(self.sleep()))?;
+        self.now = self.kernel.now();
+        let woken_ns = self.now.monotonic_ns;
+        while let Some(completion) = self.kernel.reap() {
+            self.handle(completion);
+            self.push_journal_ops();
+        }
+        self.intake.journal.tick(self.now);
+        self.push_journal_ops();
+        self.take_held();
+        self.tend_touched();
+        self.advance_life();
+        self.publish(woken_ns);
+        if cfg!(debug_assertions) {
+            self.invariants();
+        }
+        Ok(if self.life == Life::Stopped {
+            Turn::Stopped
+        } else {
+            Turn::Running
+        })
+    }
+
+    /// One handler for each completion, in the order in which a log line meets them.
+    fn handle(&mut self, completion: Completion) {
+        match completion {
+            Completion::Accepted {
+                listener,
+                result,
+                more,
+            } => {
+                self.on_accepted(listener, result, more);
+            }
+            Completion::Received { peer, result, more } => self.on_received(peer, result, more),
+            Completion::ReceivedFrom {
+                listener,
+                result,
+                more,
+            } => {
+                self.on_received_from(listener, result, more);
+            }
+            Completion::JournalWritten { block, result } => {
+                let settled = self.intake.journal.on_written(block, result, self.now);
+                self.on_settled(settled);
+            }
+            Completion::JournalSynced { segment, result } => {
+                let settled = self.intake.journal.on_synced(segment, result, self.now);
+                self.on_settled(settled);
+            }
+            Completion::AckSent {
+                peer,
+                lease,
+                result,
+            } => {
+                self.on_ack_sent(peer, lease, result);
+            }
+            Completion::PeerClosed { peer } => self.on_peer_closed(peer),
+            Completion::SegmentOpened { number, result } => {
+                self.intake
+                    .journal
+                    .on_segment_opened(number, result, self.now);
+            }
+            Completion::SegmentAllocated { number, result } => {
+                self.intake
+                    .journal
+                    .on_segment_allocated(number, result, self.now);
+            }
+            Completion::FolderSynced { number, result } => {
+                self.intake
+                    .journal
+                    .on_folder_synced(number, result, self.now);
+            }
+            Completion::SegmentClosed { number, result } => {
+                self.on_segment_closed(number, result);
+            }
+            Completion::SegmentRemoved { number, result } => {
+                self.intake.journal.on_segment_removed(number, result);
+            }
+            Completion::Woken => {}
+        }
+    }
+
+    fn on_segment_closed(&mut self, number: u64, result: Result<(), Errno>) {
+        if let Err(errno) = result {
+            let error = std::io::Error::from(errno);
+            tracing::warn!(
+                shard = self.plan_shard,
+                segment = number,
+                "cannot close: {error}"
+            );
+        }
+    }
+
+    /// What must be in the kernel before the worker sleeps.
+    fn before_wait(&mut self) {
+        if self.stop.load(Ordering::Acquire) {
+            self.begin_stop();
+        }
+        self.rearm();
+        self.push_journal_ops();
+    }
+
+    fn push_journal_ops(&mut self) {
+        for op in self.intake.journal.outbox() {
+            self.kernel.push(op);
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now = self.kernel.now().monotonic_ns;
+        let until = self
+            .intake
+            .journal
+            .deadline_ns()
+            .map_or(SLEEP_MAX, |deadline| {
+                Duration::from_nanos(deadline.saturating_sub(now)).min(SLEEP_MAX)
+            });
+        match self.life {
+            Life::Running => until,
+            _ => until.min(Duration::from_nanos(stop::DRAIN_QUIET_NS)),
+        }
+    }
+
+    fn publish(&mut self, woken_ns: u64) {
+        let counters = &mut self.intake.counters;
+        counters.journal_bytes = self.intake.journal.bytes();
+        counters.busy_ns += self.kernel.now().monotonic_ns.saturating_sub(woken_ns);
+        self.observer.publish(counters);
+    }
+
+    /// The sentences on the structs, checked; after each turn in debug builds.
+    pub fn invariants(&self) {
+        self.intake.journal.invariants();
+        assert!(
+            self.tcp_out <= self.tcp_buffers && self.udp_out <= self.udp_buffers,
+            "{} TCP and {} UDP buffers are out of {} and {}",
+            self.tcp_out,
+            self.udp_out,
+            self.tcp_buffers,
+            self.udp_buffers,
+        );
+        let held = |group| {
+            let leases = self.held.iter().filter_map(|held| match held {
+                Held::Stream { lease, .. } => Some(lease.group),
+                Held::Bundle { bundle, .. } => Some(bundle.lease.group),
+                Held::StreamEnd { .. } => None,
+            });
+            leases.filter(|each| *each == group).count()
+        };
+        assert_eq!(
+            self.tcp_out,
+            held(Group::Tcp),
+            "between turns only held receives keep buffers"
+        );
+        assert_eq!(
+            self.udp_out,
+            held(Group::Udp),
+            "between turns only held receives keep buffers"
+        );
+        for (index, counts) in self.intake.counters.listeners.iter().enumerate() {
+            let accepted: u64 = counts.accepted_frames.iter().sum();
+            let refused: u64 = counts.refused_frames.iter().sum();
+            assert_eq!(
+                counts.received_frames,
+                accepted + refused,
+                "listener {index}"
+            );
+        }
+    }
+}

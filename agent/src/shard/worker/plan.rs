@@ -1,0 +1,51 @@
+//! What a worker is given at its start.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::config::settings::Protocol;
+use crate::journal::writer::JournalPlan;
+use crate::shard::counters::ShardCounters;
+use crate::shard::op::Socket;
+
+/// What one worker needs to know; plain data.
+pub struct Plan {
+    pub shard: u16,
+    /// The index is the `ListenerId`.
+    pub listeners: Vec<ListenerPlan>,
+    pub journal: JournalPlan,
+    pub connections_max: usize,
+    /// Receive buffers of each pool: how many leases the fence can have out.
+    pub tcp_buffers: usize,
+    pub udp_buffers: usize,
+    /// Set by another thread, which then wakes the worker.
+    pub stop: Arc<AtomicBool>,
+    pub observer: Box<dyn Observe + Send>,
+}
+
+/// One listener, as this shard sees it.
+pub struct ListenerPlan {
+    pub name: String,
+    pub protocol: Protocol,
+    /// Bound, and for TCP listening.
+    pub socket: Socket,
+    pub payload_len_max: u32,
+    /// The gate is not in the kernel: the worker judges each bundle itself.
+    pub stand_in: bool,
+}
+
+/// Who looks at a shard's counts. Called on the shard's thread, once per wake-up.
+pub trait Observe {
+    fn publish(&mut self, counters: &ShardCounters);
+    /// A journal sync took this long.
+    fn sync(&mut self, ns: u64);
+    /// The oldest frame of a group commit became durable this long after its receipt.
+    fn ingest(&mut self, ns: u64);
+}
+
+/// Nobody looks.
+impl Observe for () {
+    fn publish(&mut self, _: &ShardCounters) {}
+    fn sync(&mut self, _: u64) {}
+    fn ingest(&mut self, _: u64) {}
+}

@@ -1,0 +1,95 @@
+//! The shard goes: nothing new is accepted, and everything that was taken is settled first.
+
+use super::Worker;
+use crate::config::settings::Protocol;
+use crate::shard::counters::CloseReason;
+use crate::shard::op::{Kernel, ListenerId, Op, PeerId};
+
+/// At a stop, a UDP socket counts as drained when nothing has come for this long, with buffers
+/// free: the kernel delivers what is queued within one wake-up.
+pub(super) const DRAIN_QUIET_NS: u64 = 20_000_000;
+/// At a stop, the longest time given to UDP queues to run dry, to the disk and to peers that take
+/// their acknowledgements; then the shard ends all the same and says so.
+const STOP_NS: u64 = 10_000_000_000;
+
+/// Where the worker's own life stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Running,
+    /// Accepts nothing new; takes what the UDP queues still hold.
+    Draining {
+        since_ns: u64,
+    },
+    /// Everything taken goes to the disk and is acknowledged.
+    Settling {
+        since_ns: u64,
+    },
+    Stopped,
+}
+
+impl<K: Kernel> Worker<K> {
+    /// Stops accepting; `turn` says `Stopped` once everything taken is durable and acknowledged.
+    pub fn begin_stop(&mut self) {
+        if self.life == Life::Running {
+            self.life = Life::Draining {
+                since_ns: self.now.monotonic_ns,
+            };
+            self.last_bundle_ns = self.now.monotonic_ns;
+        }
+    }
+
+    /// One step of stopping, where the last one is over.
+    pub(super) fn advance_life(&mut self) {
+        let now_ns = self.now.monotonic_ns;
+        let late = |since_ns: u64| now_ns.saturating_sub(since_ns) >= STOP_NS;
+        match self.life {
+            Life::Running | Life::Stopped => {}
+            Life::Draining { since_ns } => {
+                self.cancel_listeners(Protocol::Tcp);
+                let quiet = now_ns.saturating_sub(self.last_bundle_ns) >= DRAIN_QUIET_NS;
+                let drained = quiet && self.held.is_empty();
+                if !drained && !late(since_ns) {
+                    return;
+                }
+                self.cancel_listeners(Protocol::Udp);
+                let peers: Vec<PeerId> = self.peers.ids().collect();
+                for peer in peers {
+                    self.finish(peer, CloseReason::Stopping);
+                }
+                self.life = Life::Settling { since_ns: now_ns };
+            }
+            Life::Settling { since_ns } => {
+                self.intake.journal.flush(self.now);
+                let settled = self.intake.journal.is_settled()
+                    && self.held.is_empty()
+                    && self.peers.is_empty()
+                    && self.listeners.iter().all(|listener| !listener.armed);
+                if settled {
+                    self.life = Life::Stopped;
+                } else if late(since_ns) {
+                    tracing::error!(
+                        shard = self.plan_shard,
+                        connections = self.peers.len(),
+                        journal_settled = self.intake.journal.is_settled(),
+                        "stopped before everything was settled: nothing of the rest was acknowledged",
+                    );
+                    self.life = Life::Stopped;
+                }
+            }
+        }
+    }
+
+    pub(super) fn cancel_listeners(&mut self, protocol: Protocol) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.plan.protocol != protocol || !listener.armed || listener.cancelling {
+                continue;
+            }
+            listener.cancelling = true;
+            let listener = ListenerId(index as u16);
+            self.kernel.push(match protocol {
+                Protocol::Tcp => Op::AcceptCancel { listener },
+                Protocol::Udp => Op::ReceiveFromCancel { listener },
+            });
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The configuration of one life, as a test varies it.
+
+use std::path::{Path, PathBuf};
+
+/// Where the gate shall stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `gate.mode = "auto"`: eBPF where the host has it.
+    Kernel,
+    /// `gate.mode = "off"`.
+    UserSpace,
+}
+
+/// Two listeners, `udp` and `tcp`, and one sink, `files`; ports are the kernel's choice.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub gate: Gate,
+    pub shards: u16,
+    pub journal_max_size: &'static str,
+    pub udp_address: String,
+    pub tcp_address: String,
+    pub admin_address: String,
+    /// SO_RCVBUF of the UDP listener.
+    pub udp_receive_buffer: &'static str,
+    /// Instead of the home's own.
+    pub data_dir: Option<PathBuf>,
+    /// More lines, at the end of the file.
+    pub more: &'static str,
+}
+
+impl Config {
+    pub fn new(gate: Gate) -> Self {
+        Self {
+            gate,
+            shards: 1,
+            journal_max_size: "64MiB",
+            udp_address: "127.0.0.1:0".to_owned(),
+            tcp_address: "127.0.0.1:0".to_owned(),
+            admin_address: "127.0.0.1:0".to_owned(),
+            udp_receive_buffer: "16MiB",
+            data_dir: None,
+            more: "",
+        }
+    }
+
+    pub fn text(&self, data_dir: &Path) -> String {
+        let Self {
+            shards,
+            journal_max_size,
+            udp_address,
+            tcp_address,
+            admin_address,
+            udp_receive_buffer,
+            more,
+            ..
+        } = self;
+        let data_dir = self.data_dir.as_deref().unwrap_or(data_dir).display();
+        let gate = match self.gate {
+            Gate::Kernel => "auto",
+            Gate::UserSpace => "off",
+        };
+        // `min_free` is about the host's disk, which is not the tests' subject.
+        format!(
+            r#"
+data_dir = "{data_dir}"
+shards = {shards}
+memory_max = "512MiB"
+[admin]
+address = "{admin_address}"
+[journal]
+max_size = "{journal_max_size}"
+min_free = "1MiB"
+[gate]
+mode = "{gate}"
+[listeners.udp]
+address = "udp://{udp_address}"
+receive_buffer = "{udp_receive_buffer}"
+[listeners.tcp]
+address = "tcp://{tcp_address}"
+[sinks.files]
+type = "file"
+{more}
+"#
+        )
+    }
+}
