@@ -404,6 +404,28 @@ fn a_bad_datagram_in_a_bundle_leaves_its_neighbours_unharmed() {
 }
 
 #[test]
+fn what_arrives_before_the_first_segment_waits_for_it() {
+    let mut setup = Setup::calm(8);
+    setup.producers.push(ProducerPlan::plain(TCP, ID, 1));
+    let mut life = Life::first(&setup, None);
+    let datagram = frame::good_of_len((ID + 1, 1), false, 200);
+    let packet = Packet {
+        from: "192.0.2.7:514".parse().unwrap(),
+        bytes: datagram.bytes.to_vec(),
+        frames: vec![life.kernel().book.enter(datagram, UDP)],
+        segment_len: None,
+        cut: 0,
+    };
+    life.kernel().arrive(UDP, packet);
+    life.until_settled();
+    life.stop();
+    for counts in &life.worker.counters().listeners {
+        assert_eq!(counts.refused_frames, [0; Reason::COUNT]);
+        assert_eq!(counts.received_frames, 1);
+    }
+}
+
+#[test]
 fn each_bad_frame_is_refused_for_its_reason_between_good_ones() {
     let mut rng = Rng::new(9);
     for defect in Defect::ALL {

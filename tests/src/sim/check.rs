@@ -3,6 +3,7 @@
 //! image is read with `journal::format` alone.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use penstock::journal::format::{
     BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_number,
@@ -58,22 +59,20 @@ impl DurableIndex {
     }
 
     fn read_segment(&mut self, number: u64, bytes: &[u8], book: &Book) {
-        if !self.walks.contains_key(&number) {
-            let Ok(header) = SegmentHeader::read(bytes) else {
-                return;
-            };
-            assert_eq!(header.number, number, "a segment under another's name");
-            let end = header.base;
-            self.walks.insert(
-                number,
-                Walk {
+        let walk = match self.walks.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let Ok(header) = SegmentHeader::read(bytes) else {
+                    return;
+                };
+                assert_eq!(header.number, number, "a segment under another's name");
+                place.insert(Walk {
+                    end: header.base,
                     header,
-                    end,
                     found: Vec::new(),
-                },
-            );
-        }
-        let walk = self.walks.get_mut(&number).expect("just made");
+                })
+            }
+        };
         loop {
             let offset = SEGMENT_HEADER_LEN as u64 + (walk.end - walk.header.base);
             let Some(block) = bytes.get(offset as usize..) else {

@@ -104,7 +104,7 @@ impl Writer {
             spare: None,
             sealed: VecDeque::with_capacity(blocks.count()),
             segments: VecDeque::with_capacity(4),
-            next: NextSegment::Refused { until_ns: 0 },
+            next: NextSegment::Idle,
             next_number: start.segment,
             doomed: Vec::new(),
             syncing: None,

@@ -72,16 +72,16 @@ impl Writer {
         let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
         let disk_low = self.plan.disk_low.load(Ordering::Relaxed);
         let full = self.bytes + segment_bytes > self.plan.size_max;
-        let page = if disk_low || full {
-            None
-        } else {
-            self.blocks.acquire()
-        };
-        let Some(page) = page else {
+        if disk_low || full {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             self.next = NextSegment::Refused {
                 until_ns: now.monotonic_ns,
             };
+            return;
+        }
+        let Some(page) = self.blocks.acquire() else {
+            // Not refused: blocks come back with the next sync, and the next tick tries again.
+            self.next = NextSegment::Idle;
             return;
         };
         let number = self.next_number;
