@@ -182,14 +182,25 @@ impl Home {
         Ended::new(status, agent.log())
     }
 
+    /// The same with a configuration file that the test wrote, or did not.
+    pub fn run_file_to_end(&self, file: &Path) -> Ended {
+        let mut agent = self.spawn_with(file, None);
+        let status = agent.wait(START_MAX);
+        Ended::new(status, agent.log())
+    }
+
     fn spawn(&self, config: &Config, user: Option<u32>) -> Agent {
-        self.lives.set(self.lives.get() + 1);
         let file = self.path().join("penstock.toml");
         fs::write(&file, config.text(&self.data())).expect("write the configuration");
+        self.spawn_with(&file, user)
+    }
+
+    fn spawn_with(&self, file: &Path, user: Option<u32>) -> Agent {
+        self.lives.set(self.lives.get() + 1);
         let log_path = self.path().join(format!("log-{}", self.lives.get()));
         let log = File::create(&log_path).expect("create the log");
         let mut command = Command::new(binary());
-        command.args(["run", "--log", "info", "-c"]).arg(&file);
+        command.args(["run", "--log", "info", "-c"]).arg(file);
         command.env_remove("PENSTOCK_LOG").current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log);

@@ -309,13 +309,14 @@ fn lost_framing_ends_one_connection_only() {
             producer: 0,
             sequence: 0,
             retry_after_ms: 0,
-            count: 1,
+            count: 0,
         };
         let durable = Ack {
             status: AckStatus::Durable,
             reason: 0,
             producer: PRODUCER,
             sequence: 1,
+            count: 1,
             ..lost
         };
         assert_eq!(acks, [lost, durable], "{reason:?}");
