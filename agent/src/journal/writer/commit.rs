@@ -27,13 +27,20 @@ pub(super) struct Sealed {
 
 /// A poisoned segment, kept until nothing of it is in the kernel.
 pub(super) struct Doomed {
-    pub(super) number: u64,
+    pub number: u64,
     file: SegmentFile,
-    pub(super) base: u64,
+    base: u64,
     /// Where its durable part ends.
-    pub(super) end: u64,
+    end: u64,
     writing: Vec<SharedBlock>,
     syncing: bool,
+}
+
+impl Doomed {
+    /// Something of it is durable: the file stays.
+    pub fn is_kept(&self) -> bool {
+        self.base < self.end
+    }
 }
 
 pub(super) struct Syncing {
@@ -111,9 +118,6 @@ impl Writer {
     /// is durable before all of its predecessor is. One sync is in flight at most: what is written
     /// meanwhile is the next group.
     fn push_sync(&mut self, now: Now) {
-        // A segment that was durable to its end before its successor came has nothing left to
-        // sync: it must not stand before the successor for ever.
-        self.finish_segments();
         let Some(front) = self.segments.front() else {
             return;
         };
@@ -159,7 +163,6 @@ impl Writer {
         self.durable = syncing.target;
         let oldest_ns = self.release_durable(now);
         self.finish_segments();
-        self.plan.marks.advance(self.durable, self.records_durable);
         self.push_sync(now);
         Settled {
             durable: true,
@@ -171,21 +174,28 @@ impl Writer {
 
     /// Offers durable blocks to the sinks and lets them go; returns the oldest one's age.
     fn release_durable(&mut self, now: Now) -> Option<u64> {
+        let count = self.sealed.partition_point(|sealed| {
+            sealed.end <= self.durable && sealed.state == BlockState::Written
+        });
+        let blocks = self.sealed.range(..count);
+        self.records_durable += blocks
+            .map(|sealed| u64::from(sealed.block.header().records))
+            .sum::<u64>();
+        // Before the blocks: a sink that has one finds that it is durable.
+        self.plan.marks.advance(self.durable, self.records_durable);
         let mut oldest = None;
-        while let Some(sealed) = self.sealed.front()
-            && sealed.end <= self.durable
-            && sealed.state == BlockState::Written
+        for Sealed {
+            block, since_ns, ..
+        } in self.sealed.drain(..count)
         {
-            let sealed = self.sealed.pop_front().expect("there is a front");
-            let Some(since_ns) = sealed.since_ns else {
+            let Some(since_ns) = since_ns else {
                 continue;
             };
             oldest = oldest.or(Some(now.monotonic_ns.saturating_sub(since_ns)));
-            self.records_durable += u64::from(sealed.block.header().records);
             // Half of the blocks are the writer's: a sink that falls behind reads from disk.
             if self.blocks.free() * 2 >= self.blocks.count() {
                 for feed in &self.plan.feeds {
-                    feed.offer(sealed.block.clone());
+                    feed.offer(block.clone());
                 }
             }
         }
@@ -255,24 +265,20 @@ impl Writer {
             .partition(|doomed| doomed.syncing || !doomed.writing.is_empty());
         self.doomed = busy;
         let over: Vec<Doomed> = over;
-        for Doomed {
-            number,
-            file,
-            base,
-            end,
-            ..
-        } in over
-        {
-            self.outbox.push(Op::SegmentClose { number, file });
-            if end > base {
-                let at = self
-                    .finished
-                    .partition_point(|segment| segment.number < number);
+        for doomed in over {
+            let number = doomed.number;
+            self.outbox.push(Op::SegmentClose {
+                number,
+                file: doomed.file,
+            });
+            if doomed.is_kept() {
+                let earlier = |segment: &ExistingSegment| segment.number < number;
+                let at = self.finished.partition_point(earlier);
                 self.finished.insert(
                     at,
                     ExistingSegment {
                         number,
-                        end,
+                        end: doomed.end,
                         bytes: segment_bytes,
                     },
                 );

@@ -77,7 +77,8 @@ pub struct Writer {
 
     /// Wholly durable segments, oldest first; removed once every sink is past them.
     finished: VecDeque<ExistingSegment>,
-    removing: bool,
+    /// The oldest of them, while it is being removed.
+    removing: Option<u64>,
     bytes: u64,
 }
 
@@ -115,7 +116,7 @@ impl Writer {
             records_durable: start.records,
             bytes: start.existing.iter().map(|segment| segment.bytes).sum(),
             finished: start.existing.into(),
-            removing: false,
+            removing: None,
             blocks,
             plan,
         }
@@ -270,7 +271,7 @@ impl Writer {
             && self.sealed.is_empty()
             && self.syncing.is_none()
             && self.doomed.is_empty()
-            && !self.removing
+            && self.removing.is_none()
             && !matches!(self.next, NextSegment::Making { .. })
     }
 

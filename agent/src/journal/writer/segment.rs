@@ -71,7 +71,7 @@ impl Writer {
         }
         let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
         let disk_low = self.plan.disk_low.load(Ordering::Relaxed);
-        let full = self.bytes + segment_bytes > self.plan.size_max;
+        let full = self.bytes - self.held_back() + segment_bytes > self.plan.size_max;
         if disk_low || full {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             self.next = NextSegment::Refused {
@@ -205,15 +205,17 @@ impl Writer {
             records: 0,
         };
         self.write(file, 0, page.share(marker), None, SEGMENT_HEADER_LEN);
+        // The one before may be wholly durable already: no sync of it is to come that would say so.
+        self.finish_segments();
     }
 
+    /// The segment before the next one, be it still written to, poisoned or finished.
     fn predecessor(&self) -> u64 {
         let open = self.segments.back().map(|segment| segment.number);
-        let finished = self.finished.back().map(|segment| segment.number);
-        // A poisoned segment with a durable part, of which something is still in the kernel.
-        let doomed = self.doomed.iter().filter(|doomed| doomed.end > doomed.base);
+        let doomed = self.doomed.iter().filter(|doomed| doomed.is_kept());
         let doomed = doomed.map(|doomed| doomed.number).max();
-        open.or(finished.max(doomed)).unwrap_or(0)
+        let finished = self.finished.back().map(|segment| segment.number);
+        open.or(doomed.max(finished)).unwrap_or(0)
     }
 
     /// Segments that will get no more blocks and are wholly durable are closed.
@@ -235,32 +237,42 @@ impl Writer {
     /// Removes the oldest finished segment, one at a time, once every sink has committed it.
     /// Without a sink nothing is ever removed: the journal is then the only copy.
     ///
-    /// The last durable block stays, whoever has committed it: a journal without one begins again
-    /// at position 0, before the sinks' cursors, and they would pass over what is stored there.
+    /// A later segment is never removed before an earlier one: its base says where the earlier
+    /// one's valid part ends. And the last one stays until there is a durable block behind it, or a
+    /// restart would find nothing that tells which positions were given out.
     pub(super) fn remove_segment(&mut self) {
         let Some(oldest) = self.finished.front() else {
             return;
         };
-        let committed = self
-            .plan
-            .feeds
-            .iter()
-            .map(|feed| feed.mark.committed())
-            .min();
-        // In order: a poisoned segment whose last write or sync is late would else be left behind
-        // a gap, which recovery takes for damage.
-        let overtakes = self
-            .doomed
-            .iter()
-            .any(|doomed| doomed.number < oldest.number);
-        let needed = oldest.end >= self.durable || overtakes;
-        if self.removing || needed || committed.is_none_or(|committed| committed < oldest.end) {
+        let number = oldest.number;
+        let waits = self.doomed.iter().any(|doomed| doomed.number < number);
+        if self.removing.is_some() || waits || !self.has_successor() || !self.is_committed(oldest) {
             return;
         }
-        self.removing = true;
-        self.outbox.push(Op::SegmentRemove {
-            number: oldest.number,
-        });
+        self.removing = Some(number);
+        self.outbox.push(Op::SegmentRemove { number });
+    }
+
+    /// Whether a durable block lies behind the oldest finished segment.
+    fn has_successor(&self) -> bool {
+        let open = self.segments.front();
+        self.finished.len() > 1 || open.is_some_and(|segment| segment.base < self.durable)
+    }
+
+    fn is_committed(&self, segment: &ExistingSegment) -> bool {
+        let marks = self.plan.feeds.iter().map(|feed| feed.mark.committed());
+        marks
+            .min()
+            .is_some_and(|committed| segment.end <= committed)
+    }
+
+    /// Bytes of a segment that goes as soon as its successor has a block: they do not count against
+    /// the limit, or a limit that was lowered between two lives could keep that block away.
+    fn held_back(&self) -> u64 {
+        match self.finished.front() {
+            Some(oldest) if !self.has_successor() && self.is_committed(oldest) => oldest.bytes,
+            _ => 0,
+        }
     }
 
     pub fn on_segment_removed(&mut self, number: u64, result: Result<(), Errno>) {
@@ -273,14 +285,10 @@ impl Writer {
             );
         }
         // A segment that was given up or held nothing durable is not in the list.
-        if self.removing
-            && self
-                .finished
-                .front()
-                .is_some_and(|oldest| oldest.number == number)
-        {
-            self.removing = false;
-            let removed = self.finished.pop_front().expect("there is a front");
+        if self.removing == Some(number) {
+            self.removing = None;
+            let removed = self.finished.pop_front().expect("it was asked to go");
+            assert_eq!(removed.number, number, "the oldest goes first");
             self.bytes -= removed.bytes;
         }
     }
