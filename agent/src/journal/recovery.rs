@@ -124,8 +124,11 @@ pub fn recover(folder: &Path) -> Result<Recovered, RecoveryError> {
     Ok(recovered)
 }
 
+/// A segment's file without a sound header page: its number and its path.
+type Unborn = (u64, PathBuf);
+
 /// Reads every segment; those without a sound header page come back apart.
-fn find(folder: &Path) -> Result<(Vec<Found>, Vec<(u64, PathBuf)>), RecoveryError> {
+fn find(folder: &Path) -> Result<(Vec<Found>, Vec<Unborn>), RecoveryError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed("read the folder", folder))? {
         let entry = entry.map_err(failed("read the folder", folder))?;
@@ -233,7 +236,7 @@ fn sound_block(bytes: &[u8], segment: u64, position: u64) -> Option<BlockHeader>
 }
 
 /// The table above.
-fn decide(found: &[Found], unborn: &[(u64, PathBuf)]) -> Recovered {
+fn decide(found: &[Found], unborn: &[Unborn]) -> Recovered {
     let blocks = || found.iter().flat_map(|segment| &segment.blocks);
     let durable = blocks().map(|block| block.durable).max().unwrap_or(0);
     let base = found.first().map_or(0, |segment| segment.header.base);

@@ -142,12 +142,12 @@ impl PeerTable {
     }
 
     /// A new connection's id, or the connection back where the table is full.
-    pub fn insert(&mut self, connection: Connection) -> Result<PeerId, Connection> {
+    pub fn insert(&mut self, connection: Box<Connection>) -> Result<PeerId, Box<Connection>> {
         let Some(slot) = self.free.pop() else {
             return Err(connection);
         };
         let entry = &mut self.slots[usize::from(slot)];
-        entry.connection = Some(Box::new(connection));
+        entry.connection = Some(connection);
         Ok(PeerId {
             slot,
             generation: entry.generation,
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_slot_used_again_is_another_peer() {
         let mut table = PeerTable::new(1);
-        let new = || Connection::new(Socket(3), ListenerId(0), None);
+        let new = || Box::new(Connection::new(Socket(3), ListenerId(0), None));
         let first = table.insert(new()).unwrap();
         assert!(table.insert(new()).is_err(), "full");
         table.remove(first);

@@ -71,7 +71,7 @@ impl<K: Kernel> Worker<K> {
         let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
         counts.connections += 1;
         let connection = Connection::new(accepted.socket, id, accepted.address);
-        match self.peers.insert(connection) {
+        match self.peers.insert(Box::new(connection)) {
             Ok(peer) if self.life == Life::Running => self.receive(peer),
             Ok(peer) => self.close(peer, CloseReason::Stopping),
             Err(connection) => {
