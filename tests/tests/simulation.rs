@@ -17,8 +17,8 @@ use penstock_tests::sim::producer::{ProducerPlan, SenderPlan};
 use penstock_tests::sim::rng::Rng;
 use penstock_tests::sim::scenario::{End, Life, Outcome, Setup, TCP, UDP, run, try_run};
 
-/// Seeds of an ordinary test run: about ten seconds.
-const SEEDS: u64 = 300;
+/// Seeds of an ordinary test run: about ten seconds on two busy cores.
+const SEEDS: u64 = 1000;
 /// The producer of the scenarios.
 const ID: u64 = 0xa000;
 

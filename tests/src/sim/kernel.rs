@@ -698,6 +698,12 @@ impl SimKernel {
         while let Some(touch) = self.touched.pop() {
             match touch {
                 Touch::Backlog(listener) => self.poke_backlog(listener),
+                Touch::Connected(id) => {
+                    let listener = self.conns[id].listener;
+                    let backlog = self.backlogs.get_mut(&listener).expect("a TCP listener");
+                    backlog.queue.push_back(id);
+                    self.poke_backlog(listener);
+                }
                 Touch::Conn(id) => {
                     if self.conns[id].socket.is_none() && !self.conns[id].closed {
                         // Not accepted yet.
@@ -711,15 +717,6 @@ impl SimKernel {
     }
 
     fn poke_backlog(&mut self, listener: u16) {
-        // Connections that producers have opened since the last look.
-        for id in 0..self.conns.len() {
-            let conn = &self.conns[id];
-            let known = conn.socket.is_some() || conn.closed;
-            let backlog = self.backlogs.get_mut(&listener).expect("a TCP listener");
-            if conn.listener == listener && !known && !backlog.queue.contains(&id) {
-                backlog.queue.push_back(id);
-            }
-        }
         let delay = self.network_delay();
         let backlog = self.backlogs.get_mut(&listener).expect("a TCP listener");
         if backlog.armed.is_some() && !backlog.due && !backlog.queue.is_empty() {

@@ -72,6 +72,8 @@ impl ProducerPlan {
 #[derive(Clone, Copy, Debug)]
 pub enum Touch {
     Backlog(u16),
+    /// A new connection.
+    Connected(ConnId),
     Conn(ConnId),
     Datagrams(u16),
 }
@@ -155,7 +157,13 @@ impl Producer {
                 return None;
             }
             self.connect(wires);
-            return Some(pause);
+            // Who is turned away, again and again, does not come back at once.
+            let rests = self.connections > 3;
+            return Some(if rests {
+                self.rng.between(1_000_000..=20_000_000)
+            } else {
+                pause
+            });
         };
         if wires.faults && self.rng.chance(self.plan.reset_per_mille) {
             wires.conns[id].reset = true;
@@ -196,7 +204,7 @@ impl Producer {
         conn.pieces = std::mem::take(&mut self.plan.pieces).into();
         self.conn = Some(wires.conns.len());
         wires.conns.push(conn);
-        wires.touched.push(Touch::Backlog(self.plan.listener));
+        wires.touched.push(Touch::Connected(wires.conns.len() - 1));
         // All that is unsettled goes again, in order; bad frames are given up with the connection.
         self.later.clear();
         let book = &*wires.book;

@@ -19,10 +19,6 @@ impl Rng {
         Self::new(self.0.random())
     }
 
-    pub fn number(&mut self) -> u64 {
-        self.0.random()
-    }
-
     /// True `per_mille` times in a thousand.
     pub fn chance(&mut self, per_mille: u32) -> bool {
         per_mille > 0 && self.0.random_range(0..1000) < per_mille
