@@ -36,11 +36,9 @@ fn two_segments_poisoned_at_once_leave_what_was_durable() {
             rig.append_blocks(&[500]);
         }
         if seed % 4 > 1 {
-            let header = rig
-                .pending()
-                .into_iter()
-                .filter(|w| matches!(w, What::Header(_)));
-            rig.end(header.last().expect("the successor's"), Outcome::Good);
+            let pending = rig.pending();
+            let header = pending.iter().rfind(|w| matches!(w, What::Header(_)));
+            rig.end(*header.expect("the successor's"), Outcome::Good);
         }
         if seed % 4 > 2 {
             rig.end_all();
