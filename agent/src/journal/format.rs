@@ -190,22 +190,7 @@ impl BlockHeader {
 
     /// Reads a header that should stand at `position` of segment `segment`.
     pub fn read(bytes: &[u8], segment: u64, position: u64) -> Result<Self, FormatFault> {
-        let bytes: &[u8; BLOCK_HEADER_LEN] = bytes.first_chunk().ok_or(FormatFault::Short)?;
-        if bytes[..4] != BLOCK_MAGIC {
-            return Err(FormatFault::Magic);
-        }
-        if crc32c::crc32c(&bytes[..60]) != get_u32(bytes, 60) {
-            return Err(FormatFault::Checksum);
-        }
-        let header = Self {
-            len: get_u32(bytes, 4),
-            position: get_u64(bytes, 8),
-            durable: get_u64(bytes, 16),
-            segment: get_u64(bytes, 24),
-            records_before: get_u64(bytes, 32),
-            entries: get_u32(bytes, 40),
-            records: get_u32(bytes, 44),
-        };
+        let header = Self::parse(bytes)?;
         if header.segment != segment || header.position != position {
             return Err(FormatFault::Stale);
         }
@@ -214,6 +199,26 @@ impl BlockHeader {
             return Err(FormatFault::Length);
         }
         Ok(header)
+    }
+
+    /// Reads a header wherever it stands.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatFault> {
+        let bytes: &[u8; BLOCK_HEADER_LEN] = bytes.first_chunk().ok_or(FormatFault::Short)?;
+        if bytes[..4] != BLOCK_MAGIC {
+            return Err(FormatFault::Magic);
+        }
+        if crc32c::crc32c(&bytes[..60]) != get_u32(bytes, 60) {
+            return Err(FormatFault::Checksum);
+        }
+        Ok(Self {
+            len: get_u32(bytes, 4),
+            position: get_u64(bytes, 8),
+            durable: get_u64(bytes, 16),
+            segment: get_u64(bytes, 24),
+            records_before: get_u64(bytes, 32),
+            entries: get_u32(bytes, 40),
+            records: get_u32(bytes, 44),
+        })
     }
 
     /// Where the next block begins.
@@ -383,3 +388,6 @@ fn get_u32(bytes: &[u8], at: usize) -> u32 {
 fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,3 +7,6 @@ pub mod format;
 pub mod reader;
 pub mod recovery;
 pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The journal as a whole: the real writer on a disk that forgets, against a plain vector.
+
+mod disk;
+mod model;
+mod poison;
+mod rig;
