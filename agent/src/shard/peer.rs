@@ -16,7 +16,7 @@ pub enum Phase {
     /// Frames come in, acknowledgements go out.
     Streaming,
     /// Nothing more is read; what is in the journal is still acknowledged.
-    Finishing(CloseReason),
+    Finishing { reason: CloseReason, since_ns: u64 },
     /// Nothing more is sent either; waits until nothing of it is in the kernel.
     Closing,
     /// The close itself is in the kernel.
@@ -180,16 +180,23 @@ impl PeerTable {
         self.len() == 0
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = PeerId> + '_ {
-        let used = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.connection.is_some());
-        used.map(|(slot, entry)| PeerId {
-            slot: slot as u16,
+    /// Slots, used or not.
+    pub fn slots(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
+    /// The connection in a slot.
+    pub fn at(&self, slot: u16) -> Option<PeerId> {
+        let entry = &self.slots[usize::from(slot)];
+        entry.connection.as_ref()?;
+        Some(PeerId {
+            slot,
             generation: entry.generation,
         })
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = PeerId> + '_ {
+        (0..self.slots()).filter_map(|slot| self.at(slot))
     }
 }
 

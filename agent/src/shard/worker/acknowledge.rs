@@ -117,7 +117,7 @@ impl<K: Kernel> Worker<K> {
             let Some(connection) = self.peers.get_mut(peer) else {
                 continue;
             };
-            if let Phase::Finishing(reason) = connection.phase
+            if let Phase::Finishing { reason, .. } = connection.phase
                 && connection.is_settled()
             {
                 self.close(peer, reason);

@@ -5,6 +5,12 @@ use crate::shard::counters::CloseReason;
 use crate::shard::op::{Kernel, Op, PeerId};
 use crate::shard::peer::Phase;
 
+/// How long a peer that sends no more may take to read its acknowledgements: many times what a slow
+/// disk needs for a sync. Without it, one that reads nothing would keep its slot for ever.
+const FINISH_NS: u64 = 30_000_000_000;
+/// How often connections are looked at for that.
+const SWEEP_NS: u64 = 1_000_000_000;
+
 impl<K: Kernel> Worker<K> {
     /// Reads nothing more; closes once what is in the journal is acknowledged.
     pub(super) fn finish(&mut self, peer: PeerId, reason: CloseReason) {
@@ -14,7 +20,8 @@ impl<K: Kernel> Worker<K> {
         if connection.phase != Phase::Streaming {
             return;
         }
-        connection.phase = Phase::Finishing(reason);
+        let since_ns = self.now.monotonic_ns;
+        connection.phase = Phase::Finishing { reason, since_ns };
         if connection.receiving {
             self.kernel.push(Op::ReceiveCancel { peer });
         }
@@ -42,6 +49,26 @@ impl<K: Kernel> Worker<K> {
         let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
         counts.connections_closed[reason as usize] += 1;
         self.touch(peer);
+    }
+
+    /// Closes connections that have been finishing for too long.
+    pub(super) fn sweep(&mut self) {
+        let now_ns = self.now.monotonic_ns;
+        if now_ns < self.next_sweep_ns {
+            return;
+        }
+        self.next_sweep_ns = now_ns + SWEEP_NS;
+        for slot in 0..self.peers.slots() {
+            let Some(peer) = self.peers.at(slot) else {
+                continue;
+            };
+            let phase = self.peers.get_mut(peer).map(|connection| connection.phase);
+            if let Some(Phase::Finishing { since_ns, .. }) = phase
+                && now_ns.saturating_sub(since_ns) >= FINISH_NS
+            {
+                self.close(peer, CloseReason::AcksNotRead);
+            }
+        }
     }
 
     pub(super) fn on_peer_closed(&mut self, peer: PeerId) {

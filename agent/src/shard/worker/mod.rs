@@ -84,6 +84,7 @@ pub struct Worker<K> {
     udp_out: usize,
     carry_bytes: usize,
     last_bundle_ns: u64,
+    next_sweep_ns: u64,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -132,6 +133,7 @@ impl<K: Kernel> Worker<K> {
             udp_out: 0,
             carry_bytes: 0,
             last_bundle_ns: 0,
+            next_sweep_ns: 0,
             kernel,
         }
     }
@@ -163,6 +165,7 @@ impl<K: Kernel> Worker<K> {
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
+        self.sweep();
         self.tend_touched();
         self.advance_life();
         self.publish(woken_ns);
