@@ -477,6 +477,8 @@ mod tests {
     fn settings() -> SinkSettings {
         SinkSettings {
             name: "files".to_owned(),
+            kind: crate::config::settings::SinkKind::File,
+            format: crate::config::settings::FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: 1 << 30,
             rotate_age: Duration::from_secs(3600),

@@ -20,6 +20,8 @@ use crate::sink::{Sink, SinkStats};
 fn settings(compression: Compression) -> SinkSettings {
     SinkSettings {
         name: "files".to_owned(),
+        kind: crate::config::settings::SinkKind::File,
+        format: crate::config::settings::FileFormat::Avro,
         compression,
         rotate_size: u64::MAX,
         rotate_age: Duration::from_secs(3600),
