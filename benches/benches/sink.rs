@@ -195,11 +195,14 @@ fn file_sink(criterion: &mut Criterion) {
         for (from, verify_payload) in [("memory", false), ("disk", true)] {
             let settings = SinkSettings {
                 name: "files".to_owned(),
+                kind: penstock::config::settings::SinkKind::File,
+                format: penstock::config::settings::FileFormat::Avro,
                 compression,
                 rotate_size: u64::MAX,
                 rotate_age: Duration::from_secs(3600),
                 keep_size: u64::MAX,
                 keep_age: Duration::from_secs(3600),
+                enabled: true,
             };
             let mut sink = FileSink::new(
                 NoDisk::default(),

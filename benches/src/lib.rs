@@ -1,6 +1,9 @@
-//! What the benchmarks have in common: the log lines they work on.
+//! What the benchmarks have in common: the log lines they work on, and in `ingest` the parts of the
+//! end-to-end benchmark.
 
 use std::path::Path;
+
+pub mod ingest;
 
 /// A log event before it is encoded.
 #[derive(Clone, Debug)]

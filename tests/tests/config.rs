@@ -57,6 +57,7 @@ fn builtin() -> Settings {
             rotate_age: Duration::from_secs(300),
             keep_size: 50 * GIB,
             keep_age: Duration::from_secs(7 * 86_400),
+            enabled: true,
         }],
     }
 }
@@ -100,7 +101,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            18,
+            19,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -143,6 +144,7 @@ fn what_show_prints_reads_back_to_the_same() {
         [sinks.a]
         type = "file"
         keep.age = "36h"
+        enabled = false
     "#;
     let first = settings(text);
     assert_eq!(first.shards, Shards::Count(2));
@@ -156,6 +158,7 @@ fn what_show_prints_reads_back_to_the_same() {
     assert_eq!(first.listeners[0].receive_buffer, Some(100_000));
     assert_eq!(first.sinks[0].rotate_age, Duration::from_secs(90));
     assert_eq!(first.sinks[1].keep_age, Duration::from_secs(36 * 3600));
+    assert!(first.sinks[0].enabled && !first.sinks[1].enabled);
     assert_eq!(settings(&config::show(&first)), first);
     assert_eq!(settings(&config::show(&builtin())), builtin());
 }
@@ -231,6 +234,12 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "1:10",
             "8 shards and 1 sinks need",
             "raise memory_max or lower shards",
+        ),
+        (
+            "[sinks.a]\ntype = \"file\"\nenabled = \"no\"",
+            "3:11",
+            "\"no\", where true or false is wanted",
+            "without quotes",
         ),
         ("shards = 0", "1:10", "0 is no number of shards", "\"auto\""),
         (

@@ -272,11 +272,14 @@ fn run_sink(data_dir: &Path, compression: Compression, sent: &[Sent]) -> std::pa
     drop(sender);
     let settings = SinkSettings {
         name: "files".to_owned(),
+        kind: penstock::config::settings::SinkKind::File,
+        format: penstock::config::settings::FileFormat::Avro,
         compression,
         rotate_size: 1 << 30,
         rotate_age: Duration::from_secs(3600),
         keep_size: 1 << 30,
         keep_age: Duration::from_secs(3600),
+        enabled: true,
     };
     let thread = spawn(SinkPlan {
         settings,

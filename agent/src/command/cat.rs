@@ -943,11 +943,14 @@ mod tests {
         }
         let settings = SinkSettings {
             name: "files".to_owned(),
+            kind: crate::config::settings::SinkKind::File,
+            format: crate::config::settings::FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: u64::MAX,
             rotate_age: std::time::Duration::from_secs(3600),
             keep_size: u64::MAX,
             keep_age: std::time::Duration::from_secs(3600),
+            enabled: true,
         };
         let mut sink =
             FileSink::new(RealDisk, &settings, 0, data_dir, Arc::default()).expect("a sink");

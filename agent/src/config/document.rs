@@ -40,7 +40,8 @@ pub enum Leaf {
     Text(String),
     /// An integer or a float, as written.
     Number(String),
-    /// "a boolean" and the like.
+    Flag(bool),
+    /// "a list" and the like.
     Other(&'static str),
 }
 
@@ -320,7 +321,7 @@ fn convert_value(file: usize, value: Spanned<DeValue<'_>>) -> Value {
         DeValue::String(text) => Leaf::Text(text.into_owned()),
         DeValue::Integer(number) => Leaf::Number(number.to_string()),
         DeValue::Float(number) => Leaf::Number(number.to_string()),
-        DeValue::Boolean(_) => Leaf::Other("a boolean"),
+        DeValue::Boolean(flag) => Leaf::Flag(flag),
         DeValue::Datetime(_) => Leaf::Other("a date"),
         DeValue::Array(_) => Leaf::Other("a list"),
     };

@@ -179,6 +179,13 @@ pub const SINK_KEEP_AGE: Key<Duration> = Key {
     show: show_time,
 };
 
+pub const SINK_ENABLED: Key<bool> = Key {
+    path: "sinks.*.enabled",
+    default: Some("true"),
+    parse: flag,
+    show: bool::to_string,
+};
+
 const DAYS_30: Duration = Duration::from_secs(30 * 86_400);
 const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 
@@ -202,6 +209,7 @@ pub const KNOWN: &[&str] = &[
     SINK_ROTATE_AGE.path,
     SINK_KEEP_SIZE.path,
     SINK_KEEP_AGE.path,
+    SINK_ENABLED.path,
 ];
 
 /// Keys of later versions, known so that the answer is not "unknown key".
@@ -216,7 +224,10 @@ impl<T> Key<T> {
     /// The value that holds where the key is not given.
     pub fn default_value(&self) -> Option<T> {
         let text = self.default?;
-        let leaf = Leaf::Text(text.to_owned());
+        let leaf = match text.parse() {
+            Ok(flag) => Leaf::Flag(flag),
+            Err(_) => Leaf::Text(text.to_owned()),
+        };
         Some((self.parse)(&leaf).unwrap_or_else(|wrong| {
             panic!("the default {text:?} of {} is wrong: {wrong:?}", self.path)
         }))
@@ -253,11 +264,28 @@ fn text<'a>(leaf: &'a Leaf, example: &str) -> Result<&'a str, Wrong> {
     match leaf {
         Leaf::Text(text) => Ok(text),
         Leaf::Number(_) => Err(Wrong::new("a number, where text is wanted", as_in(example))),
+        Leaf::Flag(_) => Err(Wrong::new(
+            "a boolean, where text is wanted",
+            as_in(example),
+        )),
         Leaf::Other(what) => Err(Wrong::new(
             format!("{what}, where text is wanted"),
             as_in(example),
         )),
     }
+}
+
+fn flag(leaf: &Leaf) -> Result<bool, Wrong> {
+    let given = match leaf {
+        Leaf::Flag(flag) => return Ok(*flag),
+        Leaf::Text(text) => format!("\"{text}\""),
+        Leaf::Number(number) => number.clone(),
+        Leaf::Other(what) => (*what).to_owned(),
+    };
+    Err(Wrong::new(
+        format!("{given}, where true or false is wanted"),
+        "write true or false, without quotes",
+    ))
 }
 
 fn as_in(example: &str) -> String {
@@ -353,6 +381,7 @@ fn parse_shards(leaf: &Leaf) -> Result<Shards, Wrong> {
             format!("\"{text}\" is no number of shards"),
             help,
         )),
+        Leaf::Flag(_) => Err(Wrong::new("a boolean is no number of shards", help)),
         Leaf::Other(what) => Err(Wrong::new(format!("{what} is no number of shards"), help)),
     }
 }

@@ -136,6 +136,7 @@ impl Reader {
             rotate_age: self.value(&key::SINK_ROTATE_AGE, name),
             keep_size: self.value(&key::SINK_KEEP_SIZE, name),
             keep_age: self.value(&key::SINK_KEEP_AGE, name),
+            enabled: self.value(&key::SINK_ENABLED, name),
         }
     }
 

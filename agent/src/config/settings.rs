@@ -126,6 +126,9 @@ pub struct SinkSettings {
     pub keep_size: u64,
     /// Sealed files older than this are removed.
     pub keep_age: Duration,
+    /// Where it is not, nothing is delivered, and the journal keeps what this sink has still to
+    /// get.
+    pub enabled: bool,
 }
 
 /// Where a sink delivers to: the `type` of its table.

@@ -48,6 +48,7 @@ pub fn show(settings: &Settings) -> String {
             (&key::SINK_KEEP_SIZE, &sink.keep_size),
             (&key::SINK_KEEP_AGE, &sink.keep_age),
         );
+        line(&mut out, &key::SINK_ENABLED, &sink.enabled);
     }
     out
 }

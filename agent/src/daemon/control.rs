@@ -25,7 +25,7 @@ use crate::journal::writer::{JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
 use crate::shard::op::ListenerId;
-use crate::sink::run::{SinkPlan, join_until, spawn};
+use crate::sink::run::{SinkPlan, hold, join_until, spawn};
 use crate::sink::{SinkError, SinkLag, StopDeadline};
 
 /// How often the disk, the shards and readiness are looked at.
@@ -406,7 +406,9 @@ impl<'a> Sinks<'a> {
                 Arc::clone(&sender.mark),
                 Arc::clone(&lag),
             ));
-            let thread = spawn(SinkPlan {
+            // Its end of the feed keeps the journal's segments, whether the sink runs or not.
+            senders.push(sender);
+            let plan = SinkPlan {
                 settings: settings.clone(),
                 shard,
                 data_dir: self.data_dir.clone(),
@@ -414,10 +416,16 @@ impl<'a> Sinks<'a> {
                 stats: Arc::clone(&view.stats),
                 lag,
                 stop: Arc::clone(self.stop),
-            })
-            .map_err(|error| Failure::io(format!("start sink {}", settings.name), &error))?;
+            };
+            if !settings.enabled {
+                hold(&plan).map_err(|error| {
+                    Failure::new(Exit::Io, format!("sink {}: {error}", settings.name))
+                })?;
+                continue;
+            }
+            let thread = spawn(plan)
+                .map_err(|error| Failure::io(format!("start sink {}", settings.name), &error))?;
             self.threads.push((settings.name.clone(), thread));
-            senders.push(sender);
         }
         Ok(senders)
     }

@@ -20,12 +20,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::settings::SinkSettings;
-use crate::journal::feed::{Fed, FeedReceiver};
+use crate::journal::feed::{Fed, FeedReceiver, JournalMarks};
 use crate::journal::format::{segment_file_name, shard_folder_name};
 use crate::journal::reader::{JournalReader, ReadError, oldest, read_segment_header};
 use crate::shard::buffer::SharedBlock;
-use crate::sink::file::FileSink;
+use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
+use crate::sink::file::{CURSORS_FOLDER, FileSink};
 use crate::sink::{
     Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, StopDeadline,
 };
@@ -70,11 +71,35 @@ pub fn spawn(plan: SinkPlan) -> io::Result<JoinHandle<Result<(), SinkError>>> {
         &plan.data_dir,
         Arc::clone(&plan.stats),
     )?;
-    let shard_folder = shard_folder_name(plan.shard);
-    let folder = plan.data_dir.join("journal").join(shard_folder);
+    let folder = journal_folder(&plan);
     std::thread::Builder::new()
         .name(name)
         .spawn(move || Loop::new(sink, folder, plan).run())
+}
+
+/// Stands in for the thread of a sink that is not enabled: the sink's mark stays where its cursor
+/// is, so that the journal keeps what it has still to get.
+pub fn hold(plan: &SinkPlan) -> Result<(), SinkError> {
+    let cursors = plan.data_dir.join(CURSORS_FOLDER);
+    let saved = CursorFile::new(cursors, &plan.settings.name, plan.shard).load(&mut RealDisk)?;
+    let at = match saved {
+        Some(saved) => saved.cursor,
+        None => first(&journal_folder(plan), &plan.feed.marks)?,
+    };
+    plan.feed.mark.commit(at.position, at.records);
+    Ok(())
+}
+
+fn journal_folder(plan: &SinkPlan) -> PathBuf {
+    let shard_folder = shard_folder_name(plan.shard);
+    plan.data_dir.join("journal").join(shard_folder)
+}
+
+/// Where a sink without a cursor begins: at the oldest segment there is.
+fn first(folder: &Path, marks: &JournalMarks) -> Result<Cursor, SinkError> {
+    let end = (marks.durable(), marks.durable_records());
+    let (position, records) = oldest(folder)?.unwrap_or(end);
+    Ok(Cursor { position, records })
 }
 
 /// Waits for a sink's thread until `deadline`; `None` where it still hangs in the kernel then.
@@ -195,9 +220,7 @@ impl<S: Sink> Loop<S> {
         self.at = match self.sink.resume()? {
             Some(cursor) => self.within_journal(cursor),
             None => {
-                let (position, records) = oldest(&self.folder)?
-                    .unwrap_or((self.feed.marks.durable(), self.feed.marks.durable_records()));
-                let first = Cursor { position, records };
+                let first = first(&self.folder, &self.feed.marks)?;
                 self.sink.begin(first)?;
                 first
             }
@@ -484,6 +507,7 @@ mod tests {
             rotate_age: Duration::from_secs(3600),
             keep_size: u64::MAX,
             keep_age: Duration::from_secs(3600),
+            enabled: true,
         }
     }
 
@@ -589,6 +613,36 @@ mod tests {
         let errors = ErrorReason::ALL.iter().map(|&reason| stats.errors(reason));
         assert_eq!(errors.sum::<u64>(), 0);
         assert_eq!(blocks.free(), 4, "every lease came back");
+    }
+
+    #[test]
+    fn a_sink_that_is_not_enabled_keeps_the_journal_from_its_cursor_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = SampleJournal::new(folder.path());
+        let held = |journal: &SampleJournal| {
+            let marks = Arc::new(JournalMarks::new(journal.position, journal.records));
+            let (sender, receiver) = feed(&marks, 2);
+            hold(&SinkPlan {
+                settings: settings(),
+                shard: 0,
+                data_dir: journal.data_dir.clone(),
+                feed: receiver,
+                stats: Arc::default(),
+                lag: Arc::default(),
+                stop: Arc::default(),
+            })
+            .expect("held");
+            sender.mark.committed_records()
+        };
+        journal.append(&[entry(0), entry(1)]);
+        assert_eq!(held(&journal), 0, "it never ran");
+        let stage = start(journal);
+        let (marks, data_dir) = (Arc::clone(&stage.marks), folder.path());
+        stage.end().expect("sealed");
+        assert_eq!(sealed_bodies(data_dir), expected(0..2));
+        let mut journal = SampleJournal::new(data_dir);
+        (journal.position, journal.records) = (marks.durable(), marks.durable_records());
+        assert_eq!(held(&journal), 2, "it has delivered two");
     }
 
     #[test]

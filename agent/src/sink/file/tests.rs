@@ -27,6 +27,7 @@ fn settings(compression: Compression) -> SinkSettings {
         rotate_age: Duration::from_secs(3600),
         keep_size: u64::MAX,
         keep_age: Duration::from_secs(3600 * 24 * 365),
+        enabled: true,
     }
 }
 
