@@ -75,19 +75,46 @@ pub fn capture(command: &mut Command) -> anyhow::Result<String> {
 }
 
 /// Runs to the end and hands each line of standard output to `on_line`.
-pub fn stream(command: &mut Command, mut on_line: impl FnMut(&str)) -> anyhow::Result<ExitStatus> {
+pub fn stream(command: &mut Command, on_line: impl FnMut(&str)) -> anyhow::Result<ExitStatus> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", shown(command)))?;
     let stdout = child.stdout.take().expect("standard output is piped");
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.with_context(|| format!("cannot read from {}", shown(command)))?;
-        on_line(&String::from_utf8_lossy(&line));
-    }
+    lines(stdout, command, on_line)?;
     child
         .wait()
         .with_context(|| format!("cannot wait for {}", shown(command)))
+}
+
+/// The same with standard output and standard error together, in the order in which they were
+/// written.
+pub fn stream_all(command: &mut Command, on_line: impl FnMut(&str)) -> anyhow::Result<ExitStatus> {
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let both = writer.try_clone().context("cannot copy a pipe's end")?;
+    let mut child = command
+        .stdout(writer)
+        .stderr(both)
+        .spawn()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
+    // The command keeps copies of the pipe's ends for another start; the pipe ends without them.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    lines(reader, command, on_line)?;
+    child
+        .wait()
+        .with_context(|| format!("cannot wait for {}", shown(command)))
+}
+
+fn lines(
+    reader: impl std::io::Read,
+    command: &Command,
+    mut on_line: impl FnMut(&str),
+) -> anyhow::Result<()> {
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.with_context(|| format!("cannot read from {}", shown(command)))?;
+        on_line(&String::from_utf8_lossy(&line));
+    }
+    Ok(())
 }
 
 /// `Ok` where the command ended with 0.
@@ -229,6 +256,17 @@ mod tests {
             std::os::unix::process::ExitStatusExt::signal(&status),
             Some(libc::SIGTERM)
         );
+    }
+
+    #[test]
+    fn both_outputs_come_in_the_order_in_which_they_were_written() {
+        let script = "echo one; echo two >&2; printf three";
+        let mut lines = Vec::new();
+        let status = stream_all(Command::new("sh").args(["-c", script]), |line| {
+            lines.push(line.to_owned());
+        });
+        assert!(status.unwrap().success());
+        assert_eq!(lines, ["one", "two", "three"]);
     }
 
     #[test]

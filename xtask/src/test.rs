@@ -211,9 +211,11 @@ fn tests(
     // What passing tests print is asked for because a skip is such a line; `Reader` shows no other.
     command.args(["--", "--show-output"]);
     command.args(&arguments.filter);
+    // Colours would stand in front of the words that `Reader` looks for.
+    command.env("CARGO_TERM_COLOR", "never");
     environment.apply(&mut command);
     let mut reader = Reader::new();
-    let status = process::stream(&mut command, |line| {
+    let status = process::stream_all(&mut command, |line| {
         if let Some(line) = reader.line(line) {
             println!("{line}");
         }
