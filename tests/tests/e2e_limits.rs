@@ -27,7 +27,7 @@ fn frame(sequence: u64) -> Vec<u8> {
 }
 
 fn body(sequence: u64) -> String {
-let number = format!("{sequence} ");
+    let number = format!("{sequence} ");
     number.clone() + &"x".repeat(BODY_LEN - number.len())
 }
 

@@ -212,12 +212,8 @@ fn full_disk() {
     let home = Home::new();
     fs::create_dir(home.data()).expect("create the folder");
     // SAFETY: takes flags only, and changes this thread alone.
-    assert_eq!(
-        unsafe { libc::unshare(libc::CLONE_NEWNS) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(unshared, 0, "{}", io::Error::last_os_error());
     mount(
         "none",
         Path::new("/"),
