@@ -410,6 +410,8 @@ fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
     let home = Home::new();
     let config = Config {
         shards: 2,
+        // Long, so that most of the time there is something that is taken and not yet written.
+        commit_interval: "50ms",
         ..config()
     };
     let mut acknowledged = BTreeSet::new();

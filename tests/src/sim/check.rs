@@ -96,38 +96,36 @@ impl DurableIndex {
         }
     }
 
-    /// Whether a segment holds a frame that was acknowledged and stands nowhere else.
-    pub fn holds_acknowledged(&self, number: u64, book: &Book) -> bool {
-        let chain = self.chain();
-        self.walks.get(&number).is_some_and(|walk| {
-            walk.found.iter().any(|&(position, frame)| {
-                book.line(frame).acknowledged
-                    && self.stored_in(&chain, frame) <= 1
-                    && chain
-                        .iter()
-                        .any(|&(segment, end)| segment == number && position < end)
-            })
-        })
-    }
-
-    /// A segment is removed on purpose; `delivered` says that every sink has all of it.
-    pub fn remove(&mut self, number: u64, delivered: bool) {
-        let chain = self.chain();
+    /// A segment is removed on purpose: nothing that was acknowledged may be in it alone, unless
+    /// every sink has committed it.
+    pub fn remove(&mut self, number: u64, committed: u64, book: &Book) {
         let Some(walk) = self.walks.remove(&number) else {
             return;
         };
-        let kept = chain.iter().find(|(segment, _)| *segment == number);
-        let end = kept.map_or(walk.header.base, |&(_, end)| end.min(walk.end));
-        if delivered {
-            self.floor = self.floor.max(end);
+        let chain = self.chain();
+        let later = self.walks.range(number..);
+        let end = later
+            .map(|(_, later)| later.header.base)
+            .fold(walk.end, u64::min);
+        self.floor = self.floor.max(end.min(committed));
+        // A crash may have brought it back after an earlier removal.
+        for numbers in self.delivered.values_mut() {
+            numbers.retain(|&delivered| delivered != number);
         }
         for (position, frame) in walk.found {
             let places = self.places.get_mut(&frame).expect("it was found");
             let at = places.iter().position(|&place| place == (number, position));
             places.swap_remove(at.expect("it was found there"));
-            if delivered && position < end {
+            if position < end.min(committed) {
                 self.delivered.entry(frame).or_default().push(number);
             }
+            let line = book.line(frame);
+            assert!(
+                !line.acknowledged || self.stored_in(&chain, frame) > 0,
+                "segment {number} is removed, and with it frame {:?} at {position}, which was \
+                 acknowledged; sinks have only {committed}",
+                line.frame.key
+            );
         }
     }
 
@@ -203,6 +201,18 @@ impl DurableIndex {
             .iter()
             .filter(|number| !self.walks.contains_key(number));
         here + gone.count() as u32
+    }
+
+    /// All frames where a recovery finds them, in the order in which they stand.
+    pub fn stored_order(&self) -> Vec<FrameNo> {
+        let chain = self.chain();
+        let segments = chain
+            .iter()
+            .map(|(number, end)| (&self.walks[number], *end));
+        segments
+            .flat_map(|(walk, end)| walk.found.iter().filter(move |found| found.0 < end))
+            .map(|&(_, frame)| frame)
+            .collect()
     }
 
     /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than

@@ -40,7 +40,7 @@ const LINGER_NS: u64 = 20_000;
 /// Bytes before the payload in a buffer of a multishot recvmsg: result, name and control data.
 const BUNDLE_PREFIX_LEN: usize = 16 + 32 + 64;
 /// Events and ops that are remembered for a failure's report.
-const TRACE_MAX: usize = 400;
+const TRACE_MAX: usize = 600;
 
 /// Misfortunes, in a thousand of their occasions, and sizes that make them likely.
 #[derive(Clone, Debug, Default)]
@@ -256,7 +256,7 @@ const ENOSPC: Errno = Errno(libc::ENOSPC);
 
 impl SimKernel {
     pub fn new(rng: Rng, sizes: Sizes, blocks: Arc<BlockPool>, disk: Disk) -> Self {
-        let mut kernel = Self {
+        Self {
             agenda: Agenda::default(),
             rng,
             faults: Faults::default(),
@@ -296,9 +296,7 @@ impl SimKernel {
             kernel_drops: 0,
             trace: None,
             digest: 0xcbf2_9ce4_8422_2325,
-        };
-        kernel.index.advance(&kernel.disk, &kernel.book);
-        kernel
+        }
     }
 
     /// Takes over what outlives the agent: the book, and the index's view of the disk.
@@ -378,6 +376,15 @@ impl SimKernel {
         self.writing.len()
     }
 
+    pub fn syncs_in_flight(&self) -> usize {
+        self.syncing.len()
+    }
+
+    /// Syncs that came to an end, good or bad.
+    pub fn syncs_done(&self) -> u64 {
+        self.syncs
+    }
+
     /// Blocks written as a whole or not, so far (header pages do not count).
     pub fn writes_begun(&self) -> u64 {
         self.writes
@@ -409,13 +416,22 @@ impl SimKernel {
                 "{name} buffers that were never given back"
             );
         }
-        assert!(self.pushed.is_empty(), "ops that were never submitted");
+        // Closing and removing what was given up may be left to the exit; nothing else.
+        let tidying = |op: &Op| matches!(op, Op::SegmentClose { .. } | Op::SegmentRemove { .. });
+        assert!(
+            self.pushed.iter().all(tidying),
+            "never submitted: {:?}",
+            self.pushed
+        );
         assert!(self.writing.is_empty(), "a stop with a write in flight");
         assert!(self.syncing.is_empty(), "a stop with a sync in flight");
         assert!(
             self.sockets.is_empty(),
-            "a stop with {} open connections",
-            self.sockets.len()
+            "a stop with open connections: {:?}",
+            self.sockets
+                .values()
+                .map(|&id| (id, self.conns[id].peer))
+                .collect::<Vec<_>>()
         );
         for (listener, backlog) in &self.backlogs {
             assert!(
@@ -564,6 +580,11 @@ impl SimKernel {
                 self.conns[id].send = Some(lease);
                 let delay = self.network_delay();
                 self.agenda.after(delay, Event::Send(id));
+            }
+            Op::PeerShutdown { peer, socket } => {
+                let id = self.conn_of(peer, socket);
+                self.conns[id].shut = true;
+                self.touched.push(Touch::Conn(id));
             }
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(peer, socket);
@@ -716,7 +737,7 @@ impl SimKernel {
         }
         let delay = self.network_delay();
         let conn = &mut self.conns[id];
-        if conn.send.is_some() && conn.reset {
+        if conn.send.is_some() && (conn.reset || conn.shut) {
             // A blocked send ends when the peer is gone.
             self.agenda.after(delay, Event::Send(id));
         }
@@ -855,15 +876,7 @@ impl SimKernel {
                 });
             }
             Event::SegmentRemove(number) => {
-                if let Some(end) = self.index.segment_end(number) {
-                    let holds_acknowledged = self.index.holds_acknowledged(number, &self.book);
-                    assert!(
-                        end <= self.committed || !holds_acknowledged,
-                        "segment {number} ends at {end} and is removed, while sinks have only {}",
-                        self.committed
-                    );
-                    self.index.remove(number, end <= self.committed);
-                }
+                self.index.remove(number, self.committed, &self.book);
                 let result = self.disk.remove(number);
                 self.note("segment removed", &[number, u64::from(result.is_ok())]);
                 self.complete(Completion::SegmentRemoved { number, result });
@@ -945,7 +958,7 @@ impl SimKernel {
             if conn.reset {
                 self.note("reset", &[id as u64]);
                 self.end_receive(id, Errno(libc::ECONNRESET));
-            } else if conn.fin {
+            } else if conn.fin || conn.shut {
                 conn.armed = None;
                 self.note("end", &[id as u64]);
                 self.complete(Completion::Received {
@@ -1043,7 +1056,8 @@ impl SimKernel {
             return;
         };
         let peer = self.conns[id].peer.expect("a send names its peer");
-        let failed = self.conns[id].reset || self.chance(self.faults.send_error);
+        let gone = self.conns[id].reset || self.conns[id].shut;
+        let failed = gone || self.chance(self.faults.send_error);
         if failed {
             // A peer whose connection failed has no use for it any more.
             self.conns[id].reset = true;
@@ -1276,10 +1290,11 @@ impl SimKernel {
                 } else {
                     conn.arrivals.count(line.frame.fate);
                 }
-                let owed = line.frame.wants_ack && !conn.leaving;
+                let lost = matches!(line.frame.fate, Fate::FramingLost(_));
+                let owed = line.frame.wants_ack && !lost && !conn.leaving;
                 let waiting = conn.waiting.entry(line.frame.key).or_default();
                 waiting.push((number, owed));
-                conn.framing_lost |= matches!(line.frame.fate, Fate::FramingLost(_));
+                conn.framing_lost |= lost;
             }
             if conn.reaped < end {
                 break;

@@ -112,6 +112,8 @@ pub struct Conn {
     /// A frame arrived after which nothing can be made sense of.
     pub framing_lost: bool,
     pub closed: bool,
+    /// The agent has shut it down, both ways.
+    pub shut: bool,
 
     /// All bytes that the worker has wanted to send, how many of them the socket has taken and
     /// how many the producer has read.
@@ -157,6 +159,7 @@ impl Conn {
             leaving: false,
             framing_lost: false,
             closed: false,
+            shut: false,
             answers: Vec::new(),
             answers_taken: 0,
             answers_read: 0,
@@ -177,7 +180,7 @@ impl Conn {
 
     /// Whether a receive would find anything: bytes, the end, an error.
     pub fn is_readable(&self) -> bool {
-        self.queued() > 0 || self.fin || self.reset
+        self.queued() > 0 || self.fin || self.reset || self.shut
     }
 }
 

@@ -110,7 +110,12 @@ impl Producer {
         Self {
             index,
             rng,
-            next_sequence: 1,
+            // Nobody's frames are told apart by their sequences alone.
+            next_sequence: if plan.id == 0 {
+                (index as u64) << 32 | 1
+            } else {
+                1
+            },
             made: 0,
             script: plan.script.iter().cloned().collect(),
             unsettled: BTreeMap::new(),
@@ -448,7 +453,12 @@ impl Sender {
                 Defect::TooDeep,
                 Defect::Utf8,
             ]);
-            return frame::bad(&mut self.rng, &order, defect);
+            let mut bad = frame::bad(&mut self.rng, &order, defect);
+            if defect == Defect::TooLong {
+                // The header says so; a datagram need not carry it.
+                bad.bytes = bad.bytes[..100].into();
+            }
+            return bad;
         }
         let defect = self.rng.pick(&IN_BUNDLE);
         frame::spoil(&mut self.rng, &good, defect)
