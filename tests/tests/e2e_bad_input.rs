@@ -229,10 +229,10 @@ fn tcp_refusals_are_named_and_their_neighbours_stored() {
     let mut reasons = Vec::new();
     for case in 0..count {
         sequence += 1;
-        let all = bad_headers(sequence)
+        let mut all = bad_headers(sequence)
             .into_iter()
             .chain(bad_payloads(sequence));
-        let Bad { reason, bytes } = all.skip(case).next().expect("one of the count");
+        let Bad { reason, bytes } = all.nth(case).expect("one of the count");
         connection.send(&bytes);
         expected.push(refused(sequence, reason));
         reasons.push(reason);

@@ -212,12 +212,8 @@ fn full_disk() {
     let home = Home::new();
     fs::create_dir(home.data()).expect("create the folder");
     // SAFETY: takes flags only, and changes this thread alone.
-    assert_eq!(
-        unsafe { libc::unshare(libc::CLONE_NEWNS) },
-        0,
-        "{}",
-        io::Error::last_os_error()
-    );
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(unshared, 0, "{}", io::Error::last_os_error());
     mount(
         "none",
         Path::new("/"),
@@ -414,6 +410,8 @@ fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
     let home = Home::new();
     let config = Config {
         shards: 2,
+        // Long, so that most of the time there is something that is taken and not yet written.
+        commit_interval: "50ms",
         ..config()
     };
     let mut acknowledged = BTreeSet::new();

@@ -17,6 +17,7 @@ pub struct Config {
     pub gate: Gate,
     pub shards: u16,
     pub journal_max_size: &'static str,
+    pub commit_interval: &'static str,
     pub udp_address: String,
     pub tcp_address: String,
     pub admin_address: String,
@@ -34,6 +35,7 @@ impl Config {
             gate,
             shards: 1,
             journal_max_size: "64MiB",
+            commit_interval: "5ms",
             udp_address: "127.0.0.1:0".to_owned(),
             tcp_address: "127.0.0.1:0".to_owned(),
             admin_address: "127.0.0.1:0".to_owned(),
@@ -47,6 +49,7 @@ impl Config {
         let Self {
             shards,
             journal_max_size,
+            commit_interval,
             udp_address,
             tcp_address,
             admin_address,
@@ -70,6 +73,7 @@ address = "{admin_address}"
 [journal]
 max_size = "{journal_max_size}"
 min_free = "1MiB"
+commit_interval = "{commit_interval}"
 [gate]
 mode = "{gate}"
 [listeners.udp]
