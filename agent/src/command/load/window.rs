@@ -118,7 +118,7 @@ mod tests {
         for _ in 0..200_000 {
             let lowest = set.first().copied().unwrap_or(next);
             assert_eq!(window.has_room(), next - lowest < 1024);
-            if random.next() % 2 == 0 && window.has_room() {
+            if random.next().is_multiple_of(2) && window.has_room() {
                 assert_eq!(window.begin(Sent::default()), next);
                 set.insert(next);
                 next += 1;
