@@ -7,6 +7,7 @@ use agent_common::classify::{check_datagram, check_header};
 use agent_common::frame::{
     FLAG_ZSTD, FRAME_HEADER_LEN, FRAME_MAGIC, FRAME_VERSION, FrameHeader, offset,
 };
+use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::header_crc_matches;
@@ -27,7 +28,7 @@ impl<'a> Frame<'a> {
 
     /// The encoding, where this agent can decode it and the payload's checksum is right.
     pub fn checked_encoding(&self) -> Result<Encoding, Reason> {
-        if crc32c::crc32c(self.payload()) != self.header.payload_crc {
+        if crc32c(self.payload()) != self.header.payload_crc {
             return Err(Reason::PayloadChecksum);
         }
         if self.header.flags & FLAG_ZSTD != 0 {

@@ -292,10 +292,10 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"1s\"",
         ),
         (
-            "[journal]\nmax_size = \"300MiB\"",
+            "[journal]\nmax_size = \"20MiB\"",
             "2:12",
-            "1 shard need 512MiB",
-            "segments of 256MiB",
+            "1 shard need 32MiB",
+            "segments of at least 8MiB",
         ),
         (
             "[gate]\ndeny = [\"203.0.113.0/24\"]",
@@ -511,18 +511,18 @@ fn listeners_and_names_have_their_bounds() {
 
 #[test]
 fn memory_is_what_the_pools_add_up_to() {
-    // One shard, by hand: 16 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
+    // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 32 × 68 KiB of receive
     // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables; a sink 2 blocks and
     // 4 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
-    let shard = 16 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB;
+    let shard = 17 * block + 8 * MIB + 32 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB;
     let sink = 2 * block + 4 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);
     assert_eq!(
         limits::memory_needed(3, 2),
         16 * MIB + 3 * (shard + 2 * sink)
     );
-    assert_eq!(limits::journal_needed(3), 3 * 512 * MIB);
+    assert_eq!(limits::journal_needed(3), 3 * 32 * MIB);
     // `auto` takes what fits into 256 MiB, and never less than one.
     assert_eq!(builtin().shard_count(1), 1);
     assert_eq!(builtin().shard_count(2), 2);

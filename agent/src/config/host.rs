@@ -149,13 +149,14 @@ mod tests {
             ..PLAIN
         };
         let mut settings = super::super::builtin();
+        settings.journal.max_size = 1 << 30;
         let warnings = warnings_on(&settings, &host);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         // What the warning prints is enough.
         settings.memory_max = limits::memory_needed(64, 1).next_multiple_of(1 << 20);
-        settings.journal.max_size = 32 << 30;
+        settings.journal.max_size = 2 << 30;
         assert!(
-            warnings[0].contains("journal.max_size = \"32GiB\""),
+            warnings[0].contains("journal.max_size = \"2GiB\""),
             "{warnings:?}"
         );
         assert_eq!(settings.shard_count(64), 64);

@@ -30,6 +30,9 @@ use crate::sink::{SinkError, SinkLag, StopDeadline};
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The same while the agent starts, and how long that may take before the log says what is missing.
+const READY_INTERVAL: Duration = Duration::from_millis(2);
+const READY_WAIT: Duration = Duration::from_secs(1);
 /// How long sinks may go on delivering after the shards have stopped. What is left then stays in
 /// the journal and is delivered after the next start.
 const SINK_STOP: Duration = Duration::from_secs(30);
@@ -60,13 +63,7 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
         },
     ));
     let logger = agent.gate_logger();
-    tracing::info!(
-        milliseconds = agent.shared.started.elapsed().as_millis() as u64,
-        shards = agent.shards.len(),
-        gate = agent.shared.gate_kind.label(),
-        admin = %agent.admin_address,
-        "ready",
-    );
+    agent.wait_until_ready().await?;
 
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let failure = loop {
@@ -247,6 +244,25 @@ impl Agent {
                 tracing::warn!("the gate's log cannot be read: {error}");
             }
         }))
+    }
+
+    /// Says how the start went, once the journal takes frames or has had time to.
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
+        while !self.readiness.is_ready() && self.shared.started.elapsed() < READY_WAIT {
+            self.watch()?;
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+        let milliseconds = self.shared.started.elapsed().as_millis() as u64;
+        let (shards, admin) = (self.shards.len(), self.admin_address);
+        let gate = self.shared.gate_kind.label();
+        match self.readiness.is_ready() {
+            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            false => tracing::warn!(
+                milliseconds, shards, gate, %admin,
+                "not ready yet: the journal is not writable, senders are told to try later",
+            ),
+        }
+        Ok(())
     }
 
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.

@@ -18,6 +18,7 @@
 //! Parsers here take bytes and return a view or a fault; they do not read files.
 
 use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use penstock_proto::checksum::crc32c;
 
 /// Blocks begin at multiples of this, in the file and as positions: what O_DIRECT asks for.
 pub const BLOCK_ALIGN: usize = 4096;
@@ -112,7 +113,7 @@ impl SegmentHeader {
             page[at + 1..][..name.len()].copy_from_slice(name.as_bytes());
             at += 1 + name.len();
         }
-        let crc = crc32c::crc32c(&page[..SEGMENT_HEADER_LEN - 4]);
+        let crc = crc32c(&page[..SEGMENT_HEADER_LEN - 4]);
         page[SEGMENT_HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     }
 
@@ -121,8 +122,7 @@ impl SegmentHeader {
         if page[..8] != SEGMENT_MAGIC {
             return Err(FormatFault::Magic);
         }
-        if crc32c::crc32c(&page[..SEGMENT_HEADER_LEN - 4]) != get_u32(page, SEGMENT_HEADER_LEN - 4)
-        {
+        if crc32c(&page[..SEGMENT_HEADER_LEN - 4]) != get_u32(page, SEGMENT_HEADER_LEN - 4) {
             return Err(FormatFault::Checksum);
         }
         let count = u16::from_le_bytes([page[64], page[65]]);
@@ -184,7 +184,7 @@ impl BlockHeader {
         put_u64(out, 32, self.records_before);
         put_u32(out, 40, self.entries);
         put_u32(out, 44, self.records);
-        let crc = crc32c::crc32c(&out[..60]);
+        let crc = crc32c(&out[..60]);
         put_u32(out, 60, crc);
     }
 
@@ -207,7 +207,7 @@ impl BlockHeader {
         if bytes[..4] != BLOCK_MAGIC {
             return Err(FormatFault::Magic);
         }
-        if crc32c::crc32c(&bytes[..60]) != get_u32(bytes, 60) {
+        if crc32c(&bytes[..60]) != get_u32(bytes, 60) {
             return Err(FormatFault::Checksum);
         }
         Ok(Self {
@@ -270,7 +270,7 @@ impl Envelope {
             out[32..34].copy_from_slice(&peer.port().to_le_bytes());
             out[34] = 1;
         }
-        let crc = crc32c::crc32c(&out[..44]);
+        let crc = crc32c(&out[..44]);
         put_u32(out, 44, crc);
     }
 }
@@ -310,7 +310,7 @@ impl<'a> Entries<'a> {
     fn read_head(&self) -> Result<(&'a [u8; ENTRY_HEADER_LEN], &'a [u8]), FormatFault> {
         let rest = self.bytes.get(self.at..).ok_or(FormatFault::Short)?;
         let head: &[u8; ENTRY_HEADER_LEN] = rest.first_chunk().ok_or(FormatFault::Short)?;
-        if crc32c::crc32c(&head[..44]) != get_u32(head, 44) {
+        if crc32c(&head[..44]) != get_u32(head, 44) {
             return Err(FormatFault::Checksum);
         }
         let len = get_u32(head, 0) as usize;
@@ -336,7 +336,7 @@ impl<'a> Entries<'a> {
             if payload.len() != header.payload_len as usize {
                 return Err(FormatFault::Length);
             }
-            if self.verify_payload && crc32c::crc32c(payload) != header.payload_crc {
+            if self.verify_payload && crc32c(payload) != header.payload_crc {
                 return Err(FormatFault::Checksum);
             }
             return Ok(Some(Entry {

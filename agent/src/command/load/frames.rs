@@ -1,6 +1,7 @@
 //! Which frame comes next: good ones round the templates, and among them the hostile share.
 
 use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use penstock_proto::checksum::crc32c;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::seal;
 
@@ -45,7 +46,7 @@ impl Frames {
                     encoding: encoding as u8,
                     records: 1,
                     payload_len: payload.len() as u32,
-                    payload_crc: crc32c::crc32c(&payload),
+                    payload_crc: crc32c(&payload),
                     ..good
                 };
                 forged.push((reason, templates.all.len()));

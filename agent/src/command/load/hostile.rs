@@ -6,6 +6,7 @@
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader, offset};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
@@ -88,7 +89,7 @@ pub fn forge_header(reason: Reason, right: FrameHeader) -> [u8; FRAME_HEADER_LEN
         Reason::BadReserved => bytes[offset::RESERVED] = 1,
         _ => {}
     }
-    let crc = crc32c::crc32c(&bytes[..offset::HEADER_CRC]);
+    let crc = crc32c(&bytes[..offset::HEADER_CRC]);
     let crc = match reason {
         Reason::HeaderChecksum => crc ^ 1,
         _ => crc,

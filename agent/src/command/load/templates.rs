@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agent_common::frame::{FLAG_ACKNOWLEDGE, FrameHeader};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 
 use super::lines::{SplitMix64, line};
@@ -211,7 +212,7 @@ fn template(batch: &Batch, flags: u8, records: Vec<LogRecord>) -> Template {
             records: batch.records(),
             producer: 0,
             sequence: 0,
-            payload_crc: crc32c::crc32c(batch.payload()),
+            payload_crc: crc32c(batch.payload()),
         },
         records,
     }

@@ -13,6 +13,7 @@
 //!
 //! It is replaced as a whole: written under another name, synced, renamed, and the folder synced.
 
+use penstock_proto::checksum::crc32c;
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl SavedCursor {
                 output.len
             ),
         };
-        let crc = crc32c::crc32c(text.as_bytes());
+        let crc = crc32c(text.as_bytes());
         let _ = writeln!(text, "crc32c {crc:08x}");
         text
     }
@@ -69,7 +70,7 @@ impl SavedCursor {
         let text = std::str::from_utf8(text).map_err(|_| "not text")?;
         let (body, crc) = text.rsplit_once("crc32c ").ok_or("no checksum")?;
         let crc = crc.strip_suffix('\n').ok_or("cut short")?;
-        if crc.len() != 8 || u32::from_str_radix(crc, 16) != Ok(crc32c::crc32c(body.as_bytes())) {
+        if crc.len() != 8 || u32::from_str_radix(crc, 16) != Ok(crc32c(body.as_bytes())) {
             return Err("wrong checksum");
         }
         let mut lines = body.lines();
