@@ -199,7 +199,13 @@ impl Home {
         self.lives.set(self.lives.get() + 1);
         let log_path = self.path().join(format!("log-{}", self.lives.get()));
         let log = File::create(&log_path).expect("create the log");
-        let mut command = Command::new(binary());
+        let mut program = binary();
+        if user.is_some() {
+            // Another user may not be let into the folder where the binary was built.
+            program = self.path().join("penstock");
+            fs::copy(binary(), &program).expect("copy the binary");
+        }
+        let mut command = Command::new(program);
         command.args(["run", "--log", "info", "-c"]).arg(file);
         command.env_remove("PENSTOCK_LOG").current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null());

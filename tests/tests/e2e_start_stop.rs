@@ -256,6 +256,11 @@ fn full_disk() {
     agent.stop();
     let stored = stored::read(&home.records());
     assert_eq!(stored::bodies(&stored), BTreeMap::from([("room", 1)]));
+    // A folder under a mount cannot be removed, and the home is about to be.
+    let data = CString::new(home.data().as_os_str().as_bytes()).expect("no NUL");
+    // SAFETY: a NUL-terminated string, alive for the call.
+    let status = unsafe { libc::umount2(data.as_ptr(), libc::MNT_DETACH) };
+    assert_eq!(status, 0, "umount: {}", io::Error::last_os_error());
 }
 
 fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data: &str) {

@@ -376,9 +376,10 @@ impl JournalReader {
     /// Opens the segment that holds the position; returns where it may be read up to.
     fn enter_segment(&mut self, limit: u64) -> Result<u64, ReadError> {
         let segments = &self.listing.segments;
-        // Of two with one base, the later holds: nothing of the first was valid.
-        let after = segments.partition_point(|segment| segment.header.base <= self.position);
-        let Some(index) = after.checked_sub(1) else {
+        // The latest that begins at or before the position holds it: bases do not only rise, as two
+        // segments that were poisoned together are followed by one that begins before the second.
+        let holds = |segment: &Segment| segment.header.base <= self.position;
+        let Some(index) = segments.iter().rposition(holds) else {
             let first = segments.first();
             let number = first.map_or(1, |segment| segment.header.predecessor.max(1));
             return Err(ReadError::Missing {
@@ -400,10 +401,9 @@ impl JournalReader {
             });
             self.window_len = 0;
         }
-        let end = segments
-            .get(after)
-            .map_or(u64::MAX, |next| next.header.base)
-            .min(limit);
+        let later = segments[index + 1..].iter();
+        let valid_end = later.map(|later| later.header.base).min();
+        let end = valid_end.unwrap_or(u64::MAX).min(limit);
         if end < u64::MAX {
             return Ok(end);
         }
