@@ -204,8 +204,8 @@ fn free_bytes(folder: &Path) -> anyhow::Result<u64> {
 }
 
 /// What the journal may hold: the agent's default, or less on a small disk. The load writes some
-/// 8 GB; when the journal is full, producers are told to try later and nothing is lost. The files
-/// take a fifth of that, and a tenth of the disk stays free anyway.
+/// 8 GB, and the files take a fifth of that; when the journal is full, TCP producers are told to try
+/// later.
 fn journal_max_size(free: u64) -> anyhow::Result<u64> {
     const DEFAULT: u64 = 8 << 30;
     const LEAST: u64 = 2 << 30;
@@ -231,7 +231,7 @@ fn configuration(
         "# Written by `cargo xtask demo`.\n\
          data_dir = \"{}\"\n\n\
          [admin]\naddress = \"{admin}\"\n\n\
-         [journal]\nmax_size = \"{}MiB\"\n\n\
+         [journal]\nmax_size = \"{}MiB\"\nmin_free = \"1GiB\"\n\n\
          [gate]\nmode = \"{}\"\n\n\
          [sinks.files]\n\
          type = \"file\"\n\
