@@ -943,6 +943,8 @@ mod tests {
         }
         let settings = SinkSettings {
             name: "files".to_owned(),
+            kind: crate::config::settings::SinkKind::File,
+            format: crate::config::settings::FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: u64::MAX,
             rotate_age: std::time::Duration::from_secs(3600),
