@@ -1,6 +1,10 @@
 //! Every key there is, once: its name, its default, how its value is read and how it is written.
 //! Parsing, `config show` and the test of the example all go by this table.
 
+mod address;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +16,7 @@ use super::settings::{
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::limits::SHARDS_MAX;
+use address::{parse_listener_address, socket_address};
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -413,88 +418,6 @@ fn parse_min_free(leaf: &Leaf) -> Result<MinFree, Wrong> {
     }
 }
 
-fn parse_listener_address(leaf: &Leaf) -> Result<(Protocol, SocketAddr), Wrong> {
-    const EXAMPLE: &str = "udp://0.0.0.0:4600";
-    const HELP: &str = "write as in \"udp://0.0.0.0:4600\" or \"tcp://[::]:4600\"";
-    let text = text(leaf, EXAMPLE)?;
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new(format!("\"{text}\" has no protocol"), HELP));
-    };
-    let protocol = match scheme {
-        "udp" => Protocol::Udp,
-        "tcp" => Protocol::Tcp,
-        "tls" | "syslog" | "otlp" | "unix" => {
-            return Err(Wrong::new(
-                format!("the protocol {scheme}:// is not in this version"),
-                "this version knows udp:// and tcp://",
-            ));
-        }
-        _ => return Err(Wrong::new(format!("{scheme}:// is no protocol"), HELP)),
-    };
-    let prefix = format!("{scheme}://");
-    let address = socket_address(rest, "0.0.0.0:4600", &prefix)?;
-    Ok((protocol, address))
-}
-
-/// An address and a port; names are refused, as what they stand for can change under the agent.
-fn socket_address(text: &str, example: &str, prefix: &str) -> Result<SocketAddr, Wrong> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    let example = format!("write as in \"{prefix}{example}\"");
-    if !prefix.is_empty() && text.contains('/') {
-        return Err(Wrong::new(
-            format!("\"{text}\": a path after the port"),
-            example,
-        ));
-    }
-    if let Some((_, rest)) = text.split_once("://") {
-        return Err(Wrong::new(
-            format!("\"{text}\" begins with a protocol, which has no place here"),
-            format!("write \"{}\"", rest.trim_end_matches('/')),
-        ));
-    }
-    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
-        let whole = SocketAddr::new(ip, 4600);
-        return Err(Wrong::new(
-            format!("\"{text}\" has no port"),
-            format!("write as in \"{prefix}{whole}\""),
-        ));
-    }
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    if port.parse::<u16>().is_err() {
-        let message = if port.is_empty() {
-            format!("\"{text}\" has no port")
-        } else {
-            format!("\"{port}\" is no port")
-        };
-        return Err(Wrong::new(message, example));
-    }
-    if host.is_empty() || host == "*" {
-        return Err(Wrong::new(
-            format!("\"{text}\" has no address"),
-            format!(
-                "for every address write \"{prefix}0.0.0.0:{port}\" or \"{prefix}[::]:{port}\""
-            ),
-        ));
-    }
-    if host.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(Wrong::new(
-            format!("\"{text}\": an IPv6 address before a port stands in brackets"),
-            format!("write \"{prefix}[{host}]:{port}\""),
-        ));
-    }
-    let help = if host == "localhost" {
-        format!("write \"{prefix}127.0.0.1:{port}\"")
-    } else {
-        format!("use an address, as in \"{prefix}0.0.0.0:{port}\"")
-    };
-    Err(Wrong::new(
-        format!("\"{host}\" is no address (names are not looked up here)"),
-        help,
-    ))
-}
-
 /// The candidate that was probably meant.
 pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let given = given.to_lowercase().replace('-', "_");
@@ -511,117 +434,4 @@ pub fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
         }
     }
     best.map(|(_, candidate)| candidate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn leaf(text: &str) -> Leaf {
-        Leaf::Text(text.to_owned())
-    }
-
-    #[test]
-    fn listener_addresses() {
-        for (text, protocol, address) in [
-            ("udp://0.0.0.0:4600", Protocol::Udp, "0.0.0.0:4600"),
-            ("tcp://[::]:4600", Protocol::Tcp, "[::]:4600"),
-            ("tcp://127.0.0.1:0", Protocol::Tcp, "127.0.0.1:0"),
-            ("udp://[fe80::1]:65535", Protocol::Udp, "[fe80::1]:65535"),
-        ] {
-            let parsed = (LISTENER_ADDRESS.parse)(&leaf(text));
-            let address: SocketAddr = address.parse().expect("an address");
-            assert_eq!(parsed, Ok((protocol, address)), "{text}");
-            let shown = (LISTENER_ADDRESS.show)(&(protocol, address));
-            assert_eq!(shown, format!("\"{text}\""));
-        }
-    }
-
-    #[test]
-    fn what_is_no_listener_address_is_refused_with_the_right_form() {
-        for (text, message, help) in [
-            ("0.0.0.0:4600", "no protocol", "udp://0.0.0.0:4600"),
-            ("http://0.0.0.0:4600", "http:// is no protocol", "udp://"),
-            (
-                "tls://0.0.0.0:6514",
-                "not in this version",
-                "udp:// and tcp://",
-            ),
-            (
-                "udp://localhost:4600",
-                "names are not looked up",
-                "udp://127.0.0.1:4600",
-            ),
-            (
-                "tcp://logs.example:4600",
-                "names are not looked up",
-                "tcp://0.0.0.0:4600",
-            ),
-            ("udp://0.0.0.0", "has no port", "udp://0.0.0.0:4600"),
-            ("udp://:4600", "has no address", "udp://[::]:4600"),
-            (
-                "tcp://0.0.0.0:66000",
-                "\"66000\" is no port",
-                "tcp://0.0.0.0:4600",
-            ),
-            ("udp://fe80::1", "has no port", "udp://[fe80::1]:4600"),
-            (
-                "tcp://1:2:3:4:5:6:7:8:4600",
-                "in brackets",
-                "tcp://[1:2:3:4:5:6:7:8]:4600",
-            ),
-            (
-                "udp://0.0.0.0:4600/x",
-                "path after the port",
-                "udp://0.0.0.0:4600",
-            ),
-        ] {
-            let wrong = (LISTENER_ADDRESS.parse)(&leaf(text)).expect_err(text);
-            assert!(wrong.message.contains(message), "{text}: {wrong:?}");
-            assert!(wrong.help.contains(help), "{text}: {wrong:?}");
-        }
-        let wrong = (ADMIN_ADDRESS.parse)(&leaf("http://127.0.0.1:4680/")).expect_err("a scheme");
-        assert_eq!(wrong.help, "write \"127.0.0.1:4680\"");
-    }
-
-    #[test]
-    fn shards_are_auto_or_a_small_number() {
-        let number = |text: &str| Leaf::Number(text.to_owned());
-        assert_eq!((SHARDS.parse)(&leaf("auto")), Ok(Shards::Auto));
-        assert_eq!((SHARDS.parse)(&number("2")), Ok(Shards::Count(2)));
-        for bad in [
-            leaf("2"),
-            number("0"),
-            number("257"),
-            number("-1"),
-            Leaf::Other("a list"),
-        ] {
-            assert!((SHARDS.parse)(&bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn min_free_is_a_share_or_a_size() {
-        assert_eq!(
-            (JOURNAL_MIN_FREE.parse)(&leaf("2.5%")),
-            Ok(MinFree::Percent(2.5))
-        );
-        assert_eq!(
-            (JOURNAL_MIN_FREE.parse)(&leaf("1GiB")),
-            Ok(MinFree::Bytes(1 << 30))
-        );
-        for bad in ["91%", "10", "x", ""] {
-            assert!((JOURNAL_MIN_FREE.parse)(&leaf(bad)).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_nearest_key_is_found_or_none() {
-        let keys = ["max_size", "min_free", "sync", "commit_interval"];
-        assert_eq!(nearest("max_sise", &keys), Some("max_size"));
-        assert_eq!(nearest("Max-Size", &keys), Some("max_size"));
-        assert_eq!(nearest("interval", &keys), Some("commit_interval"));
-        assert_eq!(nearest("snyc", &keys), Some("sync"));
-        assert_eq!(nearest("colour", &keys), None);
-    }
 }
