@@ -161,7 +161,11 @@ impl DurableIndex {
                 predecessor < number,
                 "segment {number} follows {predecessor}"
             );
-            next = self.walks.contains_key(&predecessor).then_some(predecessor);
+            // A predecessor that is gone was delivered, or held nothing and recovery removed it: then
+            // the one before it ends where this one begins. If it held something after all, the
+            // gap that it leaves ends the chain below.
+            let before = self.walks.range(..=predecessor).next_back();
+            next = before.map(|(number, _)| *number);
         }
         numbers.reverse();
         let mut chain = Vec::with_capacity(numbers.len());
