@@ -511,11 +511,11 @@ fn listeners_and_names_have_their_bounds() {
 
 #[test]
 fn memory_is_what_the_pools_add_up_to() {
-    // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 32 × 68 KiB of receive
+    // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
     // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables; a sink 2 blocks and
     // 4 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
-    let shard = 17 * block + 8 * MIB + 32 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB;
+    let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB;
     let sink = 2 * block + 4 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);
     assert_eq!(

@@ -98,8 +98,10 @@ impl<K: Kernel> Worker<K> {
             listeners: vec![ListenerCounters::default(); plan.listeners.len()],
             ..ShardCounters::default()
         };
-        let journal = Writer::new(plan.shard, names, blocks, plan.journal);
         let now = kernel.now();
+        let mut journal = Writer::new(plan.shard, names, blocks, plan.journal);
+        // The first segment is asked for before the first sleep, not after it.
+        journal.tick(now);
         let listeners = plan.listeners.into_iter();
         Self {
             plan_shard: plan.shard,
