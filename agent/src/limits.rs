@@ -53,7 +53,7 @@ pub const UDP_CONTROL_LEN: usize = 64;
 /// A bundle is at most 65,535 bytes; with the prefix it must fit one buffer or it is truncated.
 pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multiple_of(4096);
 /// UDP receive buffers of a shard: 128 × 68 KiB = 8.5 MiB. A bundle fills one, but so does a lone
-/// datagram: with 32, senders without GSO ran the pool dry ten times as often and lost more.
+/// datagram: flat out without GSO, 32 ran dry 12,000 times in two seconds, and 128 twice.
 pub const UDP_BUFFERS: usize = 128;
 
 /// Acknowledgements are sent from buffers of 128 acknowledgements each.
