@@ -526,7 +526,7 @@ fn memory_is_what_the_pools_add_up_to() {
     // `auto` takes what fits into 256 MiB, and never less than one.
     assert_eq!(builtin().shard_count(1), 1);
     assert_eq!(builtin().shard_count(2), 2);
-    assert_eq!(builtin().shard_count(64), 3);
+    assert_eq!(builtin().shard_count(64), 2);
     assert_eq!(settings("shards = 2").shard_count(64), 2);
 }
 

@@ -157,7 +157,7 @@ fn a_frame_across_three_buffers() {
 fn a_peer_lost_between_write_and_sync() {
     let mut setup = scripted(frames(1, 100), Vec::new());
     // Wake-ups in which nothing has happened, so that the worker is there while it is synced.
-    setup.faults.wake_for_nothing = 900;
+    setup.faults.wake_for_nothing = 990;
     setup.faults.until_ns = 1_000_000_000;
     let mut life = Life::first(&setup, None);
     life.until("the frame is being synced", |life| {
