@@ -4,13 +4,12 @@
 //! used to find the next frame, and only then may a refusal name its producer and sequence.
 
 use agent_common::classify::{check_datagram, check_header};
-use agent_common::frame::{
-    FLAG_ZSTD, FRAME_HEADER_LEN, FRAME_MAGIC, FRAME_VERSION, FrameHeader, offset,
-};
+use agent_common::frame::{FRAME_HEADER_LEN, FRAME_MAGIC, FRAME_VERSION, FrameHeader, offset};
 use penstock_proto::checksum::crc32c;
-use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::header_crc_matches;
+
+use crate::decode::Payload;
 
 /// One whole frame, borrowing the bytes it was found in. Its header's checksum and fields are
 /// right; its payload has not been looked at.
@@ -26,15 +25,12 @@ impl<'a> Frame<'a> {
         &self.bytes[FRAME_HEADER_LEN..]
     }
 
-    /// The encoding, where this agent can decode it and the payload's checksum is right.
-    pub fn checked_encoding(&self) -> Result<Encoding, Reason> {
+    /// The payload as decoders take it, where its checksum is right and its encoding is known.
+    pub fn checked_payload(&self) -> Result<Payload<'a>, Reason> {
         if crc32c(self.payload()) != self.header.payload_crc {
             return Err(Reason::PayloadChecksum);
         }
-        if self.header.flags & FLAG_ZSTD != 0 {
-            return Err(Reason::UnsupportedCompression);
-        }
-        Encoding::from_wire(self.header.encoding).ok_or(Reason::UnsupportedEncoding)
+        Payload::of(&self.header, &self.bytes[FRAME_HEADER_LEN..])
     }
 }
 
@@ -122,6 +118,7 @@ pub fn parse_datagram(bytes: &[u8], payload_len_max: u32) -> Result<Frame<'_>, R
 mod tests {
     use super::*;
     use agent_common::frame::FLAG_ACKNOWLEDGE;
+    use penstock_proto::encoding::Encoding;
     use penstock_proto::wire::{seal, write_frame};
 
     const MAX: u32 = 1 << 20;
@@ -158,7 +155,9 @@ mod tests {
             panic!("no frame")
         };
         assert_eq!(found.payload(), b"payload");
-        assert_eq!(found.checked_encoding(), Ok(Encoding::Protobuf));
+        let payload = found.checked_payload().expect("a payload");
+        assert_eq!(payload.encoding, Encoding::Protobuf);
+        assert_eq!(payload.bytes, b"payload");
     }
 
     #[test]
@@ -262,6 +261,6 @@ mod tests {
         let mut bytes = frame();
         *bytes.last_mut().unwrap() ^= 1;
         let frame = parse_datagram(&bytes, MAX).unwrap();
-        assert_eq!(frame.checked_encoding(), Err(Reason::PayloadChecksum));
+        assert_eq!(frame.checked_payload().err(), Some(Reason::PayloadChecksum));
     }
 }

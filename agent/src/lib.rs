@@ -16,6 +16,7 @@ pub mod journal;
 pub mod limits;
 pub mod metric;
 pub mod record;
+pub mod schema;
 pub mod shard;
 pub mod sink;
 pub mod source;

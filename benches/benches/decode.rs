@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use penstock::decode::Decoder;
+use penstock::decode::{Decoder, Payload};
+use penstock::schema::table::Schemas;
 use penstock_benches::{Line, lines};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::{LogBatch, LogRecord};
@@ -74,12 +75,15 @@ fn benches(criterion: &mut Criterion) {
 type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
 fn bench_views(group: &mut Group<'_>, encoding: Encoding, batches: &[Batch]) {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(&Schemas::default());
     group.bench_function("view_validate", |bencher| {
         bencher.iter(|| {
             for batch in batches {
                 decoder
-                    .validate(encoding, black_box(&batch.payload), batch.records)
+                    .validate(
+                        &Payload::plain(encoding, black_box(&batch.payload)),
+                        batch.records,
+                    )
                     .unwrap();
             }
         });
@@ -88,9 +92,12 @@ fn bench_views(group: &mut Group<'_>, encoding: Encoding, batches: &[Batch]) {
         bencher.iter(|| {
             for batch in batches {
                 decoder
-                    .for_each(encoding, black_box(&batch.payload), |record| {
-                        black_box(record);
-                    })
+                    .for_each(
+                        &Payload::plain(encoding, black_box(&batch.payload)),
+                        |record| {
+                            black_box(record);
+                        },
+                    )
                     .unwrap();
             }
         });
@@ -99,12 +106,15 @@ fn bench_views(group: &mut Group<'_>, encoding: Encoding, batches: &[Batch]) {
         bencher.iter(|| {
             for batch in batches {
                 decoder
-                    .for_each(encoding, black_box(&batch.payload), |record| {
-                        black_box(record);
-                        for pair in &record.attributes {
-                            black_box(pair);
-                        }
-                    })
+                    .for_each(
+                        &Payload::plain(encoding, black_box(&batch.payload)),
+                        |record| {
+                            black_box(record);
+                            for pair in &record.attributes {
+                                black_box(pair);
+                            }
+                        },
+                    )
                     .unwrap();
             }
         });

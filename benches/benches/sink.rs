@@ -16,6 +16,7 @@ use penstock::journal::format::{
     BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
 };
 use penstock::limits::JOURNAL_BLOCK_LEN;
+use penstock::schema::table::Schemas;
 use penstock::sink::file::FileSink;
 use penstock::sink::file::disk::{Disk, Listed};
 use penstock::sink::{Block, Cursor, Sink};
@@ -209,6 +210,7 @@ fn file_sink(criterion: &mut Criterion) {
                 &settings,
                 0,
                 Path::new("/"),
+                &Schemas::default(),
                 Arc::default(),
             )
             .expect("a sink");

@@ -68,6 +68,18 @@ reasons! {
     JournalFailed = 26, "journal_failed";
     /// The agent is stopping and takes nothing new.
     Stopping = 27, "stopping";
+    /// The payload names a writer schema that this agent does not know.
+    UnknownSchema = 28, "unknown_schema";
+    /// The payload's writer schema is known and cannot be mapped to records.
+    UnusableSchema = 29, "unusable_schema";
+    /// The compressed payload is damaged, or is followed by something else.
+    MalformedCompression = 30, "malformed_compression";
+    /// Decompressed, the payload is longer than the limit, or than the allowed ratio.
+    DecompressedTooLong = 31, "decompressed_too_long";
+    /// The compressed payload names a dictionary that is not there.
+    UnknownDictionary = 32, "unknown_dictionary";
+    /// As many producers as the agent remembers are remembered already.
+    TooManyProducers = 33, "too_many_producers";
 }
 
 impl Reason {

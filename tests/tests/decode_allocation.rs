@@ -3,7 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use penstock::decode::Decoder;
+use penstock::decode::{Decoder, Payload};
+use penstock::schema::table::Schemas;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::{LogBatch, LogRecord};
 use prost::Message;
@@ -98,15 +99,16 @@ fn decoding_allocates_nothing() {
     let one = allocations(|| drop(std::hint::black_box(vec![0u8; 100])));
     assert_eq!(one, 1, "the allocator counts");
 
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(&Schemas::default());
     for (encoding, payload) in [
         (Encoding::Protobuf, protobuf_payload()),
         (Encoding::Json, json_payload()),
     ] {
         let mut seen = 0;
         let mut pass = || {
-            assert_eq!(decoder.validate(encoding, &payload, RECORDS), Ok(()));
-            let count = decoder.for_each(encoding, &payload, |record| {
+            let whole = Payload::plain(encoding, &payload);
+            assert!(decoder.validate(&whole, RECORDS).is_ok());
+            let count = decoder.for_each(&whole, |record| {
                 seen += record.body.len() + record.trace_id.len();
                 for (key, value) in &record.attributes {
                     seen += key.len() + value.len();
@@ -114,9 +116,9 @@ fn decoding_allocates_nothing() {
             });
             assert_eq!(count, Ok(RECORDS));
             // A refusal needs no memory either.
-            let cut = &payload[..payload.len() - 5];
-            assert!(decoder.validate(encoding, cut, RECORDS).is_err());
-            assert!(decoder.for_each(encoding, cut, |_| ()).is_err());
+            let cut = Payload::plain(encoding, &payload[..payload.len() - 5]);
+            assert!(decoder.validate(&cut, RECORDS).is_err());
+            assert!(decoder.for_each(&cut, |_| ()).is_err());
         };
         // Once for what is set up at first use (simdutf8 asks the processor what it can).
         pass();

@@ -18,6 +18,7 @@ use penstock::journal::format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
     SEGMENT_HEADER_LEN, SegmentHeader, segment_file_name, shard_folder_name,
 };
+use penstock::schema::table::Schemas;
 use penstock::sink::SinkStats;
 use penstock::sink::run::{SinkPlan, spawn};
 use penstock_proto::encoding::Encoding;
@@ -286,6 +287,7 @@ fn run_sink(data_dir: &Path, compression: Compression, sent: &[Sent]) -> std::pa
         shard: 0,
         data_dir: data_dir.to_owned(),
         feed: receiver,
+        schemas: Schemas::default(),
         stats: Arc::new(SinkStats::default()),
         lag: Arc::default(),
         stop: Arc::default(),

@@ -24,6 +24,7 @@ use crate::journal::feed::{FeedSender, JournalMarks, feed};
 use crate::journal::writer::{JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::schema::table::Schemas;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
 use crate::sink::{SinkError, SinkLag, StopDeadline};
@@ -178,7 +179,8 @@ impl Agent {
 
         let sink_stop = Arc::new(StopDeadline::default());
         let disk_low = Arc::new(AtomicBool::new(false));
-        let mut sinks = Sinks::new(settings, data.path(), &sink_stop);
+        let schemas = Schemas::default();
+        let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, start) in (0..).zip(starts) {
@@ -191,6 +193,7 @@ impl Agent {
                 shards: shard_count,
                 folder: data.shard_folder(shard),
                 journal: journal_plan(settings, shard_count, start, feeds, &shard_marks, &disk_low),
+                schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
@@ -381,6 +384,7 @@ fn journal_plan(
 struct Sinks<'a> {
     settings: &'a Settings,
     data_dir: PathBuf,
+    schemas: &'a Schemas,
     stop: &'a Arc<StopDeadline>,
     views: Vec<SinkView>,
     threads: Vec<(String, SinkThread)>,
@@ -390,6 +394,7 @@ impl<'a> Sinks<'a> {
     fn new(
         settings: &'a Settings,
         data_dir: &std::path::Path,
+        schemas: &'a Schemas,
         stop: &'a Arc<StopDeadline>,
     ) -> Self {
         let views = settings
@@ -400,6 +405,7 @@ impl<'a> Sinks<'a> {
         Self {
             settings,
             data_dir: data_dir.to_owned(),
+            schemas,
             stop,
             views,
             threads: Vec::new(),
@@ -429,6 +435,7 @@ impl<'a> Sinks<'a> {
                 shard,
                 data_dir: self.data_dir.clone(),
                 feed: receiver,
+                schemas: self.schemas.clone(),
                 stats: Arc::clone(&view.stats),
                 lag,
                 stop: Arc::clone(self.stop),

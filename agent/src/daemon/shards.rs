@@ -15,6 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
+use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::op::Socket;
@@ -62,6 +63,7 @@ pub struct ShardPlan {
     pub shards: u16,
     pub folder: PathBuf,
     pub journal: JournalPlan,
+    pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
     pub observer: Box<dyn Observe + Send>,
 }
@@ -119,6 +121,7 @@ impl Shard {
                     shard,
                     listeners: plan.listeners,
                     journal: plan.journal,
+                    schemas: plan.schemas,
                     connections_max: limits::CONNECTIONS_MAX,
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,

@@ -3,10 +3,11 @@
 
 use penstock_proto::encoding::Encoding;
 
-use super::Decoder;
 use super::json::names::{Field, field};
 use super::json::severity;
+use super::{Checked, Decoder, Payload};
 use crate::record::RecordView;
+use crate::schema::table::Schemas;
 
 const DOCUMENT: &str = include_str!("../../../proto/RECORDS.md");
 
@@ -54,13 +55,13 @@ fn the_examples_are_one_record() {
     let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
     let span_id = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
 
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(&Schemas::default());
     for (encoding, payload, has_ids) in [
         (Encoding::Protobuf, &hex[..], true),
         (Encoding::Json, json[0].as_bytes(), true),
         (Encoding::Json, json[1].as_bytes(), false),
     ] {
-        let count = decoder.for_each(encoding, payload, |record| {
+        let count = decoder.for_each(&Payload::plain(encoding, payload), |record| {
             assert_is_the_example(record);
             if has_ids {
                 assert_eq!(record.trace_id, trace_id);
@@ -68,7 +69,10 @@ fn the_examples_are_one_record() {
             }
         });
         assert_eq!(count, Ok(1));
-        assert_eq!(decoder.validate(encoding, payload, 1), Ok(()));
+        assert_eq!(
+            decoder.validate(&Payload::plain(encoding, payload), 1),
+            Ok(Checked::default())
+        );
     }
 }
 

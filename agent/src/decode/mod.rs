@@ -10,6 +10,7 @@
 //! `limits` derives from the longest payload, and is never grown: decoding allocates nothing.
 //! `proto/RECORDS.md` says what each encoding may hold and what becomes of it.
 
+pub mod avro;
 pub mod json;
 pub mod protobuf;
 mod text;
@@ -17,38 +18,73 @@ mod text;
 #[cfg(test)]
 mod document;
 
+use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
 use crate::limits;
 use crate::record::RecordView;
+use crate::schema::table::Schemas;
+
+/// A frame's payload, as its header announces it.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    pub encoding: Encoding,
+    /// The bytes are zstd frames around what the encoding speaks of.
+    pub zstd: bool,
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Payload<'a> {
+    /// `Err` where no decoder knows the encoding.
+    pub fn of(header: &FrameHeader, bytes: &'a [u8]) -> Result<Self, Reason> {
+        Ok(Self {
+            encoding: Encoding::from_wire(header.encoding).ok_or(Reason::UnsupportedEncoding)?,
+            zstd: header.flags & FLAG_ZSTD != 0,
+            bytes,
+        })
+    }
+
+    /// A payload that is not compressed.
+    pub fn plain(encoding: Encoding, bytes: &'a [u8]) -> Self {
+        Self {
+            encoding,
+            zstd: false,
+            bytes,
+        }
+    }
+}
+
+/// What was found in a payload that is in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Fields that have no place in a record and are not stored.
+    pub unmapped_fields: u64,
+}
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
     json: json::Scratch,
+    _schemas: Schemas,
 }
 
 impl Decoder {
-    pub fn new() -> Self {
+    pub fn new(schemas: &Schemas) -> Self {
         Self {
             json: json::Scratch::new(),
+            _schemas: schemas.clone(),
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
-    pub fn validate(
-        &mut self,
-        encoding: Encoding,
-        payload: &[u8],
-        records: u32,
-    ) -> Result<(), Reason> {
-        within_bounds(payload)?;
-        let found = match encoding {
-            Encoding::Protobuf => protobuf::validate(payload),
-            Encoding::Json => json::validate(payload),
+    pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
+        let bytes = self.plain(payload)?;
+        let found = match payload.encoding {
+            Encoding::Protobuf => protobuf::validate(bytes),
+            Encoding::Json => json::validate(bytes),
         }?;
         if found == records {
-            Ok(())
+            Ok(Checked::default())
         } else {
             Err(Reason::RecordCount)
         }
@@ -58,21 +94,23 @@ impl Decoder {
     /// damaged past its first record is refused only after the records before were shown.
     pub fn for_each(
         &mut self,
-        encoding: Encoding,
-        payload: &[u8],
+        payload: &Payload<'_>,
         visit: impl FnMut(&RecordView<'_>),
     ) -> Result<u32, Reason> {
-        within_bounds(payload)?;
-        match encoding {
-            Encoding::Protobuf => protobuf::for_each(payload, visit),
-            Encoding::Json => json::for_each(&mut self.json, payload, visit),
+        let bytes = self.plain(payload)?;
+        match payload.encoding {
+            Encoding::Protobuf => protobuf::for_each(bytes, visit),
+            Encoding::Json => json::for_each(&mut self.json, bytes, visit),
         }
     }
-}
 
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new()
+    /// The payload as its encoding speaks of it.
+    fn plain<'a>(&mut self, payload: &Payload<'a>) -> Result<&'a [u8], Reason> {
+        within_bounds(payload.bytes)?;
+        if payload.zstd {
+            return Err(Reason::UnsupportedCompression);
+        }
+        Ok(payload.bytes)
     }
 }
 
@@ -91,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_header_and_the_payload_must_agree_on_the_number_of_records() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(&Schemas::default());
         // Two records, both empty: field 1, length 0.
         let protobuf = [0x0a, 0, 0x0a, 0];
         let json = b"{}\n{}\n";
@@ -99,16 +137,18 @@ mod tests {
             (Encoding::Protobuf, &protobuf[..]),
             (Encoding::Json, &json[..]),
         ] {
-            assert_eq!(decoder.validate(encoding, payload, 2), Ok(()));
+            let payload = Payload::plain(encoding, payload);
+            let empty = Payload::plain(encoding, b"");
+            assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
             for records in [0, 1, 3, u32::MAX] {
                 assert_eq!(
-                    decoder.validate(encoding, payload, records),
+                    decoder.validate(&payload, records),
                     Err(Reason::RecordCount)
                 );
             }
-            assert_eq!(decoder.for_each(encoding, payload, |_| ()), Ok(2));
+            assert_eq!(decoder.for_each(&payload, |_| ()), Ok(2));
             assert_eq!(
-                decoder.validate(encoding, b"", 1),
+                decoder.validate(&empty, 1),
                 Err(Reason::RecordCount),
                 "an empty payload holds no record"
             );
@@ -117,16 +157,17 @@ mod tests {
 
     #[test]
     fn a_payload_beyond_the_limit_is_not_read() {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::new(&Schemas::default());
         let blanks = vec![b'\n'; limits::PAYLOAD_LEN_MAX + 1];
         let within = &blanks[..limits::PAYLOAD_LEN_MAX];
-        assert_eq!(decoder.validate(Encoding::Json, within, 0), Ok(()));
+        let within = Payload::plain(Encoding::Json, within);
+        assert_eq!(decoder.validate(&within, 0), Ok(Checked::default()));
         assert_eq!(
-            decoder.validate(Encoding::Json, &blanks, 0),
+            decoder.validate(&Payload::plain(Encoding::Json, &blanks), 0),
             Err(Reason::TooLong)
         );
         assert_eq!(
-            decoder.for_each(Encoding::Protobuf, &blanks, |_| ()),
+            decoder.for_each(&Payload::plain(Encoding::Protobuf, &blanks), |_| ()),
             Err(Reason::TooLong)
         );
     }

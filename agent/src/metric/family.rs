@@ -118,6 +118,12 @@ pub static SEQUENCE_GAP_FRAMES: Family = counter(
     &["listener"],
     "Frames that the producers' sequences say were sent and that never came.",
 );
+pub static UNMAPPED_FIELDS: Family = counter(
+    "penstock_unmapped_fields_total",
+    Unit::Count,
+    &["listener"],
+    "Fields of accepted records that have no place in a record and were not stored.",
+);
 pub static RECEIVE_BUFFER_USED: Family = gauge(
     "penstock_receive_buffer_used_bytes",
     Unit::Bytes,
@@ -230,7 +236,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 26] = [
+pub static RECORDED: [&Family; 27] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -241,6 +247,7 @@ pub static RECORDED: [&Family; 26] = [
     &ACCEPTED_RECORDS,
     &REFUSED_FRAMES,
     &SEQUENCE_GAP_FRAMES,
+    &UNMAPPED_FIELDS,
     &RECEIVE_BUFFER_USED,
     &RECEIVE_BUFFER_LIMIT,
     &RECEIVE_POOL_EXHAUSTED,

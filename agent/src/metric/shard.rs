@@ -132,6 +132,7 @@ struct ListenerHandles {
     accepted_records: [Counter; Encoding::COUNT],
     refused_frames: [Counter; Reason::COUNT],
     sequence_gap_frames: Counter,
+    unmapped_fields: Counter,
     connections: Gauge,
     connections_closed: [Counter; CloseReason::COUNT],
     totals: Arc<ListenerTotals>,
@@ -251,6 +252,7 @@ impl ListenerHandles {
                 registry.counter(&family::REFUSED_FRAMES, &[name, reason.label()])
             }),
             sequence_gap_frames: registry.counter(&family::SEQUENCE_GAP_FRAMES, &[name]),
+            unmapped_fields: registry.counter(&family::UNMAPPED_FIELDS, &[name]),
             connections: match is_tcp {
                 true => registry.gauge(&family::CONNECTIONS, &[name]),
                 false => Gauge::noop(),
@@ -305,6 +307,11 @@ impl ListenerHandles {
             &self.sequence_gap_frames,
             &mut last.sequence_gap_frames,
             now.sequence_gap_frames,
+        );
+        is_new |= add_difference(
+            &self.unmapped_fields,
+            &mut last.unmapped_fields,
+            now.unmapped_fields,
         );
         is_new |= move_gauge(&self.connections, &mut last.connections, now.connections);
         is_new |= add_differences(

@@ -73,7 +73,7 @@ impl LostReason {
 }
 
 /// Counts of one listener on one shard. All rise only, but for `connections`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ListenerCounters {
     /// Verdicts of the user-space stand-in; all 0 where the gate is in the kernel.
     pub gate_datagrams: [u64; Verdict::COUNT],
@@ -84,9 +84,30 @@ pub struct ListenerCounters {
     pub accepted_records: [u64; Encoding::COUNT],
     pub refused_frames: [u64; Reason::COUNT],
     pub sequence_gap_frames: u64,
+    /// Fields of accepted records that have no place in a record and are not stored.
+    pub unmapped_fields: u64,
     /// Open now.
     pub connections: u64,
     pub connections_closed: [u64; CloseReason::COUNT],
+}
+
+impl Default for ListenerCounters {
+    fn default() -> Self {
+        // Arrays have a `Default` of their own only up to 32 elements.
+        Self {
+            gate_datagrams: [0; Verdict::COUNT],
+            received_datagrams: 0,
+            received_bytes: 0,
+            received_frames: 0,
+            accepted_frames: [0; Encoding::COUNT],
+            accepted_records: [0; Encoding::COUNT],
+            refused_frames: [0; Reason::COUNT],
+            sequence_gap_frames: 0,
+            unmapped_fields: 0,
+            connections: 0,
+            connections_closed: [0; CloseReason::COUNT],
+        }
+    }
 }
 
 /// Counts of one shard.

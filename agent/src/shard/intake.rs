@@ -39,18 +39,17 @@ impl Intake {
         room: Room,
         now: Now,
     ) -> Result<Ticket, Reason> {
-        let encoding = frame.checked_encoding();
-        let checked = encoding.and_then(|encoding| {
-            self.decoder
-                .validate(encoding, frame.payload(), frame.header.records)?;
+        let payload = frame.checked_payload();
+        let checked = payload.and_then(|payload| {
+            let checked = self.decoder.validate(&payload, frame.header.records)?;
             match room {
                 Room::Refused(reason) => Err(reason),
-                Room::Yes => Ok(encoding),
+                Room::Yes => Ok((payload.encoding, checked)),
                 Room::Wait => unreachable!("the caller waits"),
             }
         });
-        let encoding = match checked {
-            Ok(encoding) => encoding,
+        let (encoding, checked) = match checked {
+            Ok(checked) => checked,
             Err(reason) => {
                 self.refuse(origin.listener, reason);
                 return Err(reason);
@@ -68,6 +67,7 @@ impl Intake {
         counts.received_frames += 1;
         counts.accepted_frames[encoding.index()] += 1;
         counts.accepted_records[encoding.index()] += u64::from(records);
+        counts.unmapped_fields += checked.unmapped_fields;
         Ok(ticket)
     }
 

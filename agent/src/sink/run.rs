@@ -26,6 +26,7 @@ use crate::config::settings::SinkSettings;
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks};
 use crate::journal::format::{segment_file_name, shard_folder_name};
 use crate::journal::reader::{JournalReader, ReadError, oldest, read_segment_header};
+use crate::schema::table::Schemas;
 use crate::shard::buffer::SharedBlock;
 use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
@@ -56,6 +57,7 @@ pub struct SinkPlan {
     pub data_dir: PathBuf,
     /// The journal is recovered: its marks say how far it is durable.
     pub feed: FeedReceiver,
+    pub schemas: Schemas,
     /// Shared by all shards of this sink.
     pub stats: Arc<SinkStats>,
     /// This thread's own.
@@ -72,6 +74,7 @@ pub fn spawn(plan: SinkPlan) -> io::Result<JoinHandle<Result<(), SinkError>>> {
         &plan.settings,
         plan.shard,
         &plan.data_dir,
+        &plan.schemas,
         Arc::clone(&plan.stats),
     )?;
     let folder = journal_folder(&plan);

@@ -13,6 +13,7 @@ use penstock::config::settings::Protocol;
 use penstock::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use penstock::journal::recovery;
 use penstock::journal::writer::{JournalPlan, JournalStart};
+use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
 use penstock::shard::worker::{ListenerPlan, Plan, Turn, Worker};
 use penstock_proto::reason::Reason;
@@ -324,6 +325,7 @@ impl Life {
         let plan = Plan {
             shard: 0,
             listeners,
+            schemas: Schemas::default(),
             journal: JournalPlan {
                 commit_interval: setup.commit_interval,
                 segment_len: setup.segment_len,

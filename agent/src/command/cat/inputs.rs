@@ -12,6 +12,7 @@ use crate::decode::Decoder;
 use crate::exit::{Exit, Failure};
 use crate::journal::format::segment_number;
 use crate::journal::reader::read_segment_header;
+use crate::schema::table::Schemas;
 use crate::sink::file::name::OPEN_SUFFIX;
 
 /// Where records come from.
@@ -37,7 +38,7 @@ impl Source {
                 Ok(Self::Journal(JournalSource {
                     root: None,
                     shards: vec![shard],
-                    decoder: Decoder::new(),
+                    decoder: Decoder::new(&Schemas::default()),
                 }))
             }
             None => Ok(Self::Files(FilesSource {
@@ -53,7 +54,7 @@ impl Source {
             Ok(Self::Journal(JournalSource {
                 root,
                 shards,
-                decoder: Decoder::new(),
+                decoder: Decoder::new(&Schemas::default()),
             }))
         };
         if names.iter().any(|name| segment_number(name).is_some()) {

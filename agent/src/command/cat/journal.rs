@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use penstock_proto::encoding::Encoding;
-
 use super::Stop;
 use super::inputs::{folder_names, is_shard_folder};
 use super::printer::Printer;
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Payload};
 use crate::exit::{Exit, Failure};
 use crate::journal::reader::{BlockView, JournalReader, ReadError, oldest};
 use crate::record::RecordView;
@@ -188,8 +186,8 @@ fn print_block<W: Write, E: Write>(
         let peer = entry.envelope.peer;
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         let mut printed = Ok(());
-        let decoded = Encoding::from_wire(entry.header.encoding).map(|encoding| {
-            decoder.for_each(encoding, entry.payload, |record| {
+        let decoded = Payload::of(&entry.header, entry.payload).and_then(|payload| {
+            decoder.for_each(&payload, |record| {
                 if printed.is_ok() {
                     let mut stored = stored_of(record);
                     stored.observed_time_unix_nano = entry.envelope.observed_time_unix_nano;
@@ -200,15 +198,13 @@ fn print_block<W: Write, E: Write>(
             })
         });
         printed?;
-        if !matches!(decoded, Some(Ok(_))) {
+        if let Err(reason) = decoded {
             printer.problem(&format!(
                 "{}: an entry of the block at position {} cannot be decoded (encoding {}): {}",
                 folder.display(),
                 block.header.position,
                 entry.header.encoding,
-                decoded.map_or("unsupported_encoding", |result| {
-                    result.err().map_or("", |reason| reason.label())
-                })
+                reason.label()
             ));
         }
     }

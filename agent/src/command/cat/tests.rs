@@ -10,6 +10,7 @@ use super::json::json_line;
 use super::*;
 use crate::config::settings::{Compression, SinkSettings};
 use crate::journal::reader::JournalReader;
+use crate::schema::table::Schemas;
 use crate::sink::file::FileSink;
 use crate::sink::file::container::Stored;
 use crate::sink::file::disk::RealDisk;
@@ -74,7 +75,15 @@ pub(super) fn written(
         keep_age: std::time::Duration::from_secs(3600),
         enabled: true,
     };
-    let mut sink = FileSink::new(RealDisk, &settings, 0, data_dir, Arc::default()).expect("a sink");
+    let mut sink = FileSink::new(
+        RealDisk,
+        &settings,
+        0,
+        data_dir,
+        &Schemas::default(),
+        Arc::default(),
+    )
+    .expect("a sink");
     sink.resume().expect("resume");
     sink.begin(Cursor::default()).expect("begin");
     let mut reader = JournalReader::open(&journal.folder, 0).expect("open");

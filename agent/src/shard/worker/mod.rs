@@ -120,7 +120,7 @@ impl<K: Kernel> Worker<K> {
             peers: PeerTable::new(plan.connections_max),
             gaps: SequenceGaps::default(),
             intake: Intake {
-                decoder: Decoder::new(),
+                decoder: Decoder::new(&plan.schemas),
                 journal,
                 counters,
             },

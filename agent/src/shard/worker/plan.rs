@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::config::settings::Protocol;
 use crate::journal::writer::JournalPlan;
+use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
 use crate::shard::op::Socket;
 
@@ -14,6 +15,7 @@ pub struct Plan {
     /// The index is the `ListenerId`.
     pub listeners: Vec<ListenerPlan>,
     pub journal: JournalPlan,
+    pub schemas: Schemas,
     pub connections_max: usize,
     /// Receive buffers of each pool: how many leases the fence can have out.
     pub tcp_buffers: usize,

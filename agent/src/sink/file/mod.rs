@@ -28,14 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use agent_common::frame::FLAG_ZSTD;
-use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
 use crate::config::settings::SinkSettings;
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Payload};
 use crate::journal::format::Entry;
 use crate::record::EnvelopeView;
+use crate::schema::table::Schemas;
 use crate::sink::file::avro::BlockEncoder;
 use crate::sink::file::cursor::{CursorFile, SavedCursor};
 use crate::sink::file::disk::Disk;
@@ -94,6 +93,7 @@ impl<D: Disk> FileSink<D> {
         settings: &SinkSettings,
         shard: u16,
         data_dir: &Path,
+        schemas: &Schemas,
         stats: Arc<SinkStats>,
     ) -> io::Result<Self> {
         let cursors = data_dir.join(CURSORS_FOLDER);
@@ -108,7 +108,7 @@ impl<D: Disk> FileSink<D> {
             keep_next: Instant::now(),
             cursors: CursorFile::new(cursors, &settings.name, shard),
             output: Output::new(disk, records, settings, shard, stats),
-            decoder: Decoder::new(),
+            decoder: Decoder::new(schemas),
             encoder: BlockEncoder::new(settings.compression)?,
             peer: PeerText::default(),
             saved: None,
@@ -292,12 +292,10 @@ impl<D: Disk> FileSink<D> {
         entry: &Entry<'_>,
         delivered: &mut Delivered,
     ) -> Result<Result<(), Reason>, SinkError> {
-        let Some(encoding) = Encoding::from_wire(entry.header.encoding) else {
-            return Ok(Err(Reason::UnsupportedEncoding));
+        let payload = match Payload::of(&entry.header, entry.payload) {
+            Ok(payload) => payload,
+            Err(reason) => return Ok(Err(reason)),
         };
-        if entry.header.flags & FLAG_ZSTD != 0 {
-            return Ok(Err(Reason::UnsupportedCompression));
-        }
         let listener = usize::from(entry.envelope.listener);
         let (encoder, output) = (&mut self.encoder, &mut self.output);
         encoder.begin_entry(&EnvelopeView {
@@ -306,7 +304,7 @@ impl<D: Disk> FileSink<D> {
             peer_address: self.peer.of(entry.envelope.peer),
         });
         let mut written = Ok(());
-        let decoded = self.decoder.for_each(encoding, entry.payload, |record| {
+        let decoded = self.decoder.for_each(&payload, |record| {
             // After a failed write the rest of the entry is of no use: it will come again.
             if written.is_err() {
                 return;

@@ -12,6 +12,7 @@ use penstock_proto::v1::LogRecord;
 
 use crate::config::settings::{Compression, SinkSettings};
 use crate::journal::reader::JournalReader;
+use crate::schema::table::Schemas;
 use crate::sink::file::FileSink;
 use crate::sink::file::container::{ContainerReader, Next};
 use crate::sink::file::disk::{Disk, RealDisk};
@@ -36,7 +37,15 @@ fn sink(data_dir: &Path, settings: &SinkSettings) -> FileSink<RealDisk> {
 }
 
 fn sink_on<D: Disk>(disk: D, data_dir: &Path, settings: &SinkSettings) -> FileSink<D> {
-    FileSink::new(disk, settings, 0, data_dir, Arc::new(SinkStats::default())).expect("a sink")
+    FileSink::new(
+        disk,
+        settings,
+        0,
+        data_dir,
+        &Schemas::default(),
+        Arc::new(SinkStats::default()),
+    )
+    .expect("a sink")
 }
 
 /// Delivers what the journal holds up to `durable` beyond the sink's cursor.

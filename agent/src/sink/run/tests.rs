@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::settings::Compression;
 use crate::journal::feed::{FeedSender, JournalMarks, feed};
+use crate::schema::table::Schemas;
 use crate::sink::file::container::{ContainerReader, Next};
 use crate::sink::sample::{SampleEntry, SampleJournal, numbered, pool, shared};
 
@@ -42,6 +43,7 @@ fn start(journal: SampleJournal) -> Stage {
         shard: 0,
         data_dir: journal.data_dir.clone(),
         feed: receiver,
+        schemas: Schemas::default(),
         stats: Arc::clone(&stats),
         lag: Arc::default(),
         stop: Arc::clone(&stop),
@@ -148,6 +150,7 @@ fn a_sink_that_is_not_enabled_keeps_the_journal_from_its_cursor_on() {
             shard: 0,
             data_dir: journal.data_dir.clone(),
             feed: receiver,
+            schemas: Schemas::default(),
             stats: Arc::default(),
             lag: Arc::default(),
             stop: Arc::default(),
@@ -234,6 +237,7 @@ fn an_output_that_fails_is_tried_again_and_given_up_at_the_deadline() {
         shard: 0,
         data_dir,
         feed: receiver,
+        schemas: Schemas::default(),
         stats,
         lag: Arc::default(),
         stop: Arc::default(),

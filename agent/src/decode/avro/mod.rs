@@ -1,0 +1,3 @@
+//! Avro, in place.
+
+pub mod plan;
