@@ -13,7 +13,7 @@
 pub mod avro;
 pub mod json;
 pub mod protobuf;
-mod text;
+pub(crate) mod text;
 
 #[cfg(test)]
 mod document;
@@ -22,9 +22,11 @@ use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use std::sync::Arc;
+
 use crate::limits;
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{SchemaTable, Schemas};
 
 /// A frame's payload, as its header announces it.
 #[derive(Clone, Copy, Debug)]
@@ -64,27 +66,40 @@ pub struct Checked {
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
-    json: json::Scratch,
-    _schemas: Schemas,
+    scratch: json::Scratch,
+    schemas: Schemas,
+    /// The table as it stood at `generation`.
+    table: Arc<SchemaTable>,
+    generation: u64,
 }
 
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
+        let (generation, table) = schemas.current();
         Self {
-            json: json::Scratch::new(),
-            _schemas: schemas.clone(),
+            scratch: json::Scratch::new(),
+            schemas: schemas.clone(),
+            table,
+            generation,
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
         let bytes = self.plain(payload)?;
-        let found = match payload.encoding {
-            Encoding::Protobuf => protobuf::validate(bytes),
-            Encoding::Json => json::validate(bytes),
-        }?;
+        let (found, unmapped_fields) = match payload.encoding {
+            Encoding::Protobuf => {
+                let found = protobuf::validate(bytes)?;
+                (found.records, found.unknown_fields)
+            }
+            Encoding::Avro => {
+                let found = self.avro(bytes, |_| ())?;
+                (found.records, found.unmapped_fields)
+            }
+            Encoding::Json => (json::validate(bytes)?, 0),
+        };
         if found == records {
-            Ok(Checked::default())
+            Ok(Checked { unmapped_fields })
         } else {
             Err(Reason::RecordCount)
         }
@@ -100,8 +115,21 @@ impl Decoder {
         let bytes = self.plain(payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
-            Encoding::Json => json::for_each(&mut self.json, bytes, visit),
+            Encoding::Avro => self.avro(bytes, visit).map(|found| found.records),
+            Encoding::Json => json::for_each(&mut self.scratch, bytes, visit),
         }
+    }
+
+    #[inline(always)]
+    fn avro(
+        &mut self,
+        bytes: &[u8],
+        visit: impl FnMut(&RecordView<'_>),
+    ) -> Result<avro::Found, Reason> {
+        if self.schemas.generation() != self.generation {
+            (self.generation, self.table) = self.schemas.current();
+        }
+        avro::for_each(&self.table, &mut self.scratch, bytes, visit)
     }
 
     /// The payload as its encoding speaks of it.
@@ -125,6 +153,8 @@ fn within_bounds(payload: &[u8]) -> Result<(), Reason> {
 
 #[cfg(test)]
 mod tests {
+    use penstock_proto::avro::SchemaVersion;
+
     use super::*;
 
     #[test]
@@ -133,12 +163,17 @@ mod tests {
         // Two records, both empty: field 1, length 0.
         let protobuf = [0x0a, 0, 0x0a, 0];
         let json = b"{}\n{}\n";
-        for (encoding, payload) in [
-            (Encoding::Protobuf, &protobuf[..]),
-            (Encoding::Json, &json[..]),
+        // An array of v1, one block of two.
+        let v1 = SchemaVersion::V1.array_fingerprint().to_le_bytes();
+        let avro = [&[0xc3, 1], &v1[..], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let no_avro = [&[0xc3, 1], &v1[..], &[0]].concat();
+        for (encoding, payload, empty) in [
+            (Encoding::Protobuf, &protobuf[..], &b""[..]),
+            (Encoding::Avro, &avro, &no_avro),
+            (Encoding::Json, &json[..], b""),
         ] {
             let payload = Payload::plain(encoding, payload);
-            let empty = Payload::plain(encoding, b"");
+            let empty = Payload::plain(encoding, empty);
             assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
             for records in [0, 1, 3, u32::MAX] {
                 assert_eq!(
