@@ -195,3 +195,60 @@ fn a_record_that_is_too_long_does_not_hold_up_the_others() {
     let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
     assert_eq!(stored, expected_bodies(2));
 }
+
+/// Runs `examples/spooled.rs`, which cargo builds beside these tests, to its end.
+fn run_example(folder: &std::path::Path, targets: &[SocketAddr], input: &str) -> (i32, String) {
+    let test = std::env::current_exe().unwrap();
+    // target/PROFILE/deps/TEST
+    let profile = test.ancestors().nth(2).unwrap();
+    let mut child = std::process::Command::new(profile.join("examples/spooled"))
+        .arg(folder)
+        .args(targets.iter().map(SocketAddr::to_string))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn the_example_keeps_what_nobody_took_and_a_later_life_delivers_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap();
+    let (code, text) = run_example(folder.path(), &[nobody], "line 0\nline 1\n");
+    assert_eq!(code, 69, "{text}");
+    assert!(text.contains("0 records are on an agent's disk"), "{text}");
+
+    let (address, agent) = agent(vec![Behaviour::Serve]);
+    let (code, text) = run_example(folder.path(), &[nobody, address], "line 2\n");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("2 records were left by an earlier life"),
+        "{text}"
+    );
+    assert!(text.contains("3 records are on an agent's disk"), "{text}");
+    let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
+    assert_eq!(stored, expected_bodies(3));
+}
+
+#[test]
+fn another_target_stands_in_for_one_that_is_not_there() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap();
+    let (address, agent) = agent(vec![Behaviour::Serve]);
+    let targets = vec![nobody.to_string(), address.to_string()];
+    let mut sender = Sender::with_targets(targets, options());
+    for number in 0..100 {
+        sender.send(&record(number)).unwrap();
+    }
+    let report = sender.finish().unwrap();
+    assert_eq!((report.durable.records, report.failovers), (100, 1));
+    let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
+    assert_eq!(stored, expected_bodies(100));
+}
