@@ -7,20 +7,22 @@
 //!     /var/spool/app-penstock 10.0.0.1:4600 10.0.0.2:4600
 //! ```
 
-use std::io::BufRead;
+use std::error::Error;
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use penstock_client::{LogRecord, Options, Overflow, SendError, Sender, SpoolOptions};
 
-fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+const USAGE: &str = "spooled FOLDER HOST:PORT…";
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("spooled FOLDER HOST:PORT…")?;
+    let folder = arguments.next().ok_or(USAGE)?;
     let targets: Vec<String> = arguments.collect();
     if targets.is_empty() {
-        return Err("spooled FOLDER HOST:PORT…".into());
+        return Err(USAGE.into());
     }
-
     let options = Options {
         // What this program wants when the spool is full: to go on, and lose the oldest.
         overflow: Overflow::DropOldest,
@@ -28,16 +30,34 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         give_up_after: Duration::from_secs(10),
         ..Options::default()
     };
+    let code = run(
+        &folder,
+        targets,
+        options,
+        std::io::stdin().lock(),
+        std::io::stdout(),
+    )?;
+    Ok(ExitCode::from(code))
+}
+
+/// Sends the lines of `input`; the exit code.
+pub fn run(
+    folder: &str,
+    targets: Vec<String>,
+    options: Options,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> Result<u8, Box<dyn Error>> {
     let spool = SpoolOptions {
         size_max: 256 << 20,
         ..SpoolOptions::new(folder)
     };
     // What an earlier life left is sent first. Two programs on one folder: the second one fails here.
     let mut sender = Sender::with_spool(targets, options, spool)?;
-    let recovered = sender.report().recovered.records;
-    println!("{recovered} records were left by an earlier life");
+    let left = sender.report().recovered.records;
+    writeln!(output, "{left} records were left by an earlier life")?;
 
-    for line in std::io::stdin().lock().lines() {
+    for line in input.lines() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let record = LogRecord {
             time_unix_nano: now.as_nanos() as u64,
@@ -51,7 +71,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         match sender.send(&record) {
             Ok(()) => {}
             // The record fits no frame: it is counted, and the others go on.
-            Err(SendError::NotTaken(error)) => eprintln!("not taken: {error}"),
+            Err(SendError::NotTaken(error)) => writeln!(output, "not taken: {error}")?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -60,21 +80,20 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let outcome = sender.finish();
     let report = sender.report();
-    println!(
-        "{} records are on an agent's disk",
-        report.acknowledged().records
-    );
+    let acknowledged = report.acknowledged().records;
+    writeln!(output, "{acknowledged} records are on an agent's disk")?;
     for (reason, refused) in report.refused.iter() {
-        println!("{} records were refused: {reason}", refused.records);
+        writeln!(output, "{} records were refused: {reason}", refused.records)?;
     }
-    println!("{} records were dropped", report.dropped_oldest.records);
+    let dropped = report.dropped_oldest.records;
+    writeln!(output, "{dropped} records were dropped")?;
     match outcome {
-        Ok(_) if report.records_lost() == 0 => Ok(ExitCode::SUCCESS),
-        Ok(_) => Ok(ExitCode::FAILURE),
+        Ok(_) if report.records_lost() == 0 => Ok(0),
+        Ok(_) => Ok(1),
         Err(error @ SendError::GaveUp { .. }) => {
             let unsettled = report.unsettled.records;
-            eprintln!("{error}; {unsettled} records wait in the spool for the next start");
-            Ok(ExitCode::from(69)) // sysexits: unavailable
+            writeln!(output, "{error}; {unsettled} records wait in the spool")?;
+            Ok(69) // sysexits: unavailable
         }
         Err(error) => Err(error.into()),
     }

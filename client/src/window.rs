@@ -81,6 +81,10 @@ impl Window {
         self.slots.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     pub fn has_room(&self) -> bool {
         self.slots.len() < OUTSTANDING_FRAMES_MAX
     }
