@@ -32,7 +32,8 @@ use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
 use crate::sink::file::{CURSORS_FOLDER, FileSink};
 use crate::sink::{
-    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, StopDeadline,
+    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, SkipReason,
+    StopDeadline,
 };
 
 /// Commit at the latest this long after the first uncommitted record: what a crash makes the sink
@@ -147,7 +148,7 @@ struct Loop<S> {
 #[derive(Default)]
 struct Uncommitted {
     records: u64,
-    skipped: u64,
+    skipped: [u64; SkipReason::COUNT],
     input_len: u64,
     last_observed_unix_nano: u64,
     /// When the first of it was delivered.
@@ -343,7 +344,7 @@ impl<S: Sink> Loop<S> {
                 // Records that stood in bytes which had to be stepped over.
                 let skipped = header.records_before.saturating_sub(self.at.records);
                 let delivered = self.sink.deliver(block)?;
-                self.uncommitted.skipped += skipped;
+                self.skip(SkipReason::Unreadable, skipped);
                 self.on_delivered(
                     end,
                     u64::from(header.len),
@@ -366,8 +367,12 @@ impl<S: Sink> Loop<S> {
             } => *next,
             _ => return Err(error.into()),
         };
+        let was_dropped =
+            matches!(error, ReadError::Missing { .. }) && to <= self.feed.marks.dropped_until();
         let error = SinkError::Journal(error);
-        self.on_error(&error);
+        if !was_dropped {
+            self.on_error(&error);
+        }
         let records_before = match &error {
             SinkError::Journal(ReadError::Missing { .. }) => self
                 .reader
@@ -380,7 +385,22 @@ impl<S: Sink> Loop<S> {
             _ => None,
         };
         let records = records_before.unwrap_or(self.at.records);
-        self.uncommitted.skipped += records.saturating_sub(self.at.records);
+        let missing = records.saturating_sub(self.at.records);
+        if was_dropped {
+            self.stats.count_error(ErrorReason::Dropped, 1);
+            tracing::error!(
+                sink = self.sink_name,
+                shard = self.shard,
+                records = missing,
+                from = self.at.position,
+                to,
+                "this sink lagged too far behind: the journal was full and dropped what it had not \
+                 got (journal.on_full); going on with the oldest there is"
+            );
+            self.skip(SkipReason::Dropped, missing);
+        } else {
+            self.skip(SkipReason::Unreadable, missing);
+        }
         self.at = Cursor {
             position: to,
             records,
@@ -390,13 +410,18 @@ impl<S: Sink> Loop<S> {
         Ok(())
     }
 
+    fn skip(&mut self, reason: SkipReason, records: u64) {
+        self.uncommitted.skipped[reason as usize] += records;
+    }
+
     fn on_delivered(&mut self, end: Cursor, len: u64, records: u64, delivered: Delivered) {
         if delivered.damaged_entries + delivered.undecodable_entries > 0 {
             self.stats
                 .count_error(ErrorReason::Damaged, delivered.damaged_entries);
             self.stats
                 .count_error(ErrorReason::Undecodable, delivered.undecodable_entries);
-            self.uncommitted.skipped += records.saturating_sub(delivered.records);
+            let left_out = records.saturating_sub(delivered.records);
+            self.skip(SkipReason::Unreadable, left_out);
             tracing::error!(
                 sink = self.sink_name,
                 shard = self.shard,
@@ -430,9 +455,9 @@ impl<S: Sink> Loop<S> {
         self.stats
             .records
             .fetch_add(uncommitted.records, Ordering::Relaxed);
-        self.stats
-            .records_skipped
-            .fetch_add(uncommitted.skipped, Ordering::Relaxed);
+        for (reason, records) in SkipReason::ALL.into_iter().zip(uncommitted.skipped) {
+            self.stats.count_skipped(reason, records);
+        }
         let behind = cursor.position < self.feed.marks.durable();
         self.lag.set_oldest_pending(if behind {
             uncommitted.last_observed_unix_nano
