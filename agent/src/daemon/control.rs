@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::admin::{self, AdminState, Condition, Readiness};
-use crate::config::settings::Settings;
+use crate::config::settings::{OnFull, Settings};
 use crate::config::{self, Loaded};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
@@ -199,6 +199,12 @@ impl Agent {
         let mut marks = Vec::new();
         for (shard, start) in (0..).zip(starts) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
+            if settings.journal.on_full == OnFull::DropOldest {
+                // What an earlier life has dropped is told apart from what is missing.
+                if let Some((oldest, _)) = data.oldest(shard)? {
+                    shard_marks.drop_until(oldest);
+                }
+            }
             let feeds = sinks.start(shard, &shard_marks)?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
             let stand_in = gate_kind == GateKind::UserSpace;

@@ -134,6 +134,9 @@ struct Loop<S> {
     stop: Arc<StopDeadline>,
     /// Where the next block begins.
     at: Cursor,
+    /// Where this sink begins if it turns out to have no cursor: the oldest segment when it was looked
+    /// at first. What is dropped before the sink can begin is then skipped, and counted.
+    begins: Option<Cursor>,
     /// A block from memory that is not the next one yet.
     ahead: Option<SharedBlock>,
     /// The feed will bring nothing more.
@@ -191,6 +194,7 @@ impl<S: Sink> Loop<S> {
             lag: plan.lag,
             stop: plan.stop,
             at: Cursor::default(),
+            begins: None,
             ahead: None,
             closed: false,
             reader: None,
@@ -224,10 +228,13 @@ impl<S: Sink> Loop<S> {
         self.reader = None;
         self.uncommitted = Uncommitted::default();
         self.check_deadline()?;
+        let first = match self.begins {
+            Some(first) => first,
+            None => *self.begins.insert(first(&self.folder, &self.feed.marks)?),
+        };
         self.at = match self.sink.resume()? {
             Some(cursor) => self.within_journal(cursor),
             None => {
-                let first = first(&self.folder, &self.feed.marks)?;
                 self.sink.begin(first)?;
                 first
             }
@@ -451,6 +458,7 @@ impl<S: Sink> Loop<S> {
             self.at
         );
         self.feed.mark.commit(cursor.position, cursor.records);
+        self.begins = None;
         let uncommitted = std::mem::take(&mut self.uncommitted);
         self.stats
             .records

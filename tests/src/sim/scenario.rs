@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use penstock::config::settings::Protocol;
+use penstock::config::settings::{OnFull, Protocol};
 use penstock::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use penstock::journal::recovery;
 use penstock::journal::writer::{JournalPlan, JournalStart};

@@ -142,9 +142,8 @@ impl Survey {
             problems: Vec::new(),
         };
         for folder in folders.shards {
-            let inspected = recovery::inspect(&folder).map_err(|error| {
-                Failure::io("read the journal", &error.source).with(&error)
-            })?;
+            let inspected = recovery::inspect(&folder)
+                .map_err(|error| Failure::io("read the journal", &error.source).with(&error))?;
             let mut shard = Shard::of(folder, &inspected);
             shard.problems(&mut survey.problems);
             if let Some(data) = &folders.data {
@@ -168,7 +167,10 @@ impl Shard {
         let start = &inspected.recovered.start;
         let report = &inspected.recovered.report;
         let segments = inspected.segments.iter().map(|found| {
-            let stays = start.existing.iter().find(|kept| kept.number == found.number);
+            let stays = start
+                .existing
+                .iter()
+                .find(|kept| kept.number == found.number);
             let time = |nano: u64| Some(nano.to_string());
             Segment {
                 number: found.number,

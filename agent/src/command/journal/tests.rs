@@ -108,9 +108,15 @@ fn damage_ends_with_65_and_a_torn_tail_does_not() {
     let json: serde_json::Value = serde_json::from_str(&survey.to_json()).expect("JSON");
     let place = &json["shards"][0]["places"][0];
     assert_eq!(place["case"], "damaged_middle");
-    assert_eq!((&place["start_position"], &place["end_position"]), (&0.into(), &8192.into()));
+    assert_eq!(
+        (&place["start_position"], &place["end_position"]),
+        (&0.into(), &8192.into())
+    );
     let segment = &json["shards"][0]["segments"][1];
-    assert_eq!((&segment["case"], &segment["start"]["cut_to"]), (&"boundary".into(), &4096.into()));
+    assert_eq!(
+        (&segment["case"], &segment["start"]["cut_to"]),
+        (&"boundary".into(), &4096.into())
+    );
     assert_eq!(segment["created_unix_nano"], "1795178701000000000");
 }
 
@@ -120,14 +126,22 @@ fn cursors_that_cannot_be_right_are_problems() {
     let journal = journal(data.path());
     store_cursor(data.path(), "ahead", 28672, 9);
     store_cursor(data.path(), "behind", 8192, 1);
-    fs::write(data.path().join("cursors/odd-s00.cursor"), "penstock-cursor 1\n").expect("write");
+    fs::write(
+        data.path().join("cursors/odd-s00.cursor"),
+        "penstock-cursor 1\n",
+    )
+    .expect("write");
     // Another shard's is not this one's business, and a temporary file is no cursor.
     fs::write(data.path().join("cursors/odd-s01.cursor"), "x").expect("write");
     fs::write(data.path().join("cursors/odd-s00.cursor.tmp"), "x").expect("write");
     fs::remove_file(journal.path(1)).expect("remove");
     let survey = survey(data.path());
     assert_eq!(survey.problems.len(), 3, "{:?}", survey.problems);
-    for (problem, what) in survey.problems.iter().zip(["beyond the journal's end", "before the oldest segment", "damaged (no checksum)"]) {
+    for (problem, what) in survey.problems.iter().zip([
+        "beyond the journal's end",
+        "before the oldest segment",
+        "damaged (no checksum)",
+    ]) {
         assert!(problem.contains(what), "{problem}");
     }
 }
@@ -145,5 +159,8 @@ fn what_is_no_journal_ends_with_66() {
 fn a_data_folder_that_was_never_used_is_clean() {
     let data = tempfile::tempdir().expect("a folder");
     fs::create_dir(data.path().join("journal")).expect("a folder");
-    assert_eq!(text::show(&survey(data.path())), "no shard has a journal yet\nnothing that was acknowledged is missing\n");
+    assert_eq!(
+        text::show(&survey(data.path())),
+        "no shard has a journal yet\nnothing that was acknowledged is missing\n"
+    );
 }

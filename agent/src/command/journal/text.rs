@@ -41,8 +41,17 @@ fn show_shard(shard: &Shard, out: &mut String) -> std::fmt::Result {
     for segment in &shard.segments {
         show_segment(segment, out)?;
     }
-    let shown = |number: &u64| shard.segments.iter().any(|segment| segment.number == *number);
-    for number in shard.removed_segments.iter().filter(|number| !shown(number)) {
+    let shown = |number: &u64| {
+        shard
+            .segments
+            .iter()
+            .any(|segment| segment.number == *number)
+    };
+    for number in shard
+        .removed_segments
+        .iter()
+        .filter(|number| !shown(number))
+    {
         writeln!(
             out,
             "  segment {number}: {}; a start removes it",

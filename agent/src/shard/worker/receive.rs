@@ -271,7 +271,6 @@ impl<K: Kernel> Worker<K> {
             if room == Room::Wait {
                 break Progress::Waits(at);
             }
-            refused = matches!(room, Room::Refused(_));
             let (header, reason) = match connection.reader.step(bytes, &mut at, payload_len_max) {
                 Step::Done => break Progress::Done,
                 Step::Frame(frame) => {
@@ -295,7 +294,10 @@ impl<K: Kernel> Worker<K> {
                                 }
                                 continue;
                             }
-                            Err(reason) => (header, reason),
+                            Err(reason) => {
+                                refused |= room == Room::Refused(reason);
+                                (header, reason)
+                            }
                         }
                     }
                 }
