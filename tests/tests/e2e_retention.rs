@@ -212,10 +212,9 @@ fn a_connection_is_not_read_while_the_journal_refuses_and_its_bytes_are_kept() {
     });
     std::thread::sleep(Duration::from_millis(1_500));
     let read = received() - before;
-    assert!(
-        read < 20 * BODY_LEN as u64,
-        "{read} bytes were read of 10 MiB"
-    );
+    // A receive that is armed again hands over what the kernel holds, at most 64 buffers of 128 KiB:
+    // at the beginning, and twice since.
+    assert!(read <= 3 * (8 << 20), "{read} bytes were read of 50 MiB");
     // The reader of answers sees them come in order, without a gap.
     let mut next = 1_000;
     while next < 1_003 {
@@ -415,7 +414,7 @@ fn min_free_is_kept() {
         assert_eq!(sender.send().status, AckStatus::Durable);
         // A little less than min_free (1 MiB) is left: not full, but low.
         let ballast = home.data().join("ballast");
-        fs::write(&ballast, vec![0; (64 << 20) - (17 << 20) - (700 << 10)]).expect("write");
+        fs::write(&ballast, vec![0; (64 << 20) - (16 << 20) - (500 << 10)]).expect("write");
         sender.fill();
         wait_until_refusing(&agent, "min_free");
         let metrics = agent.metrics();
