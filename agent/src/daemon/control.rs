@@ -1,10 +1,11 @@
 //! The control thread: starts everything in order, watches over it, answers scrapes, and stops
 //! everything in order. Tokio runs here and nowhere else.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::admin::{self, AdminState, Condition, Readiness};
-use crate::config::settings::{MinFree, Settings};
+use crate::config::settings::{OnFull, Settings};
 use crate::config::{self, Loaded};
-use crate::daemon::data::{DataFolder, disk_space};
+use crate::daemon::data::DataFolder;
+use crate::daemon::disk::DiskWatch;
 use crate::daemon::listen;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
 use crate::daemon::status::{Shared, SinkView};
@@ -42,6 +44,7 @@ const SINK_HANG: Duration = Duration::from_secs(2);
 
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
+    ignore_file_size_signal();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -50,6 +53,13 @@ pub fn run(loaded: Loaded) -> Result<(), Failure> {
     // A sink that hangs in a call must not keep the process: its thread ends with it.
     runtime.shutdown_background();
     outcome
+}
+
+/// A write or an allocation beyond RLIMIT_FSIZE fails with EFBIG, which is treated as a full disk, and
+/// sends SIGXFSZ, whose default is to end the process.
+fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN is no handler: nothing of ours runs in a signal's context.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 async fn live(loaded: Loaded) -> Result<(), Failure> {
@@ -142,8 +152,7 @@ struct Agent {
     shards: Vec<Shard>,
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
-    disk_low: Arc<AtomicBool>,
-    min_free: MinFree,
+    disk: DiskWatch,
     data: DataFolder,
 }
 
@@ -178,13 +187,24 @@ impl Agent {
         }
 
         let sink_stop = Arc::new(StopDeadline::default());
-        let disk_low = Arc::new(AtomicBool::new(false));
+        let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
+        let disk = DiskWatch::new(
+            settings.journal.min_free,
+            u64::from(shard_count) * segment_len,
+        );
+        disk.look(data.path());
         let schemas = Schemas::default();
         let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, start) in (0..).zip(starts) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
+            if settings.journal.on_full == OnFull::DropOldest {
+                // What an earlier life has dropped is told apart from what is missing.
+                if let Some((oldest, _)) = data.oldest(shard)? {
+                    shard_marks.drop_until(oldest);
+                }
+            }
             let feeds = sinks.start(shard, &shard_marks)?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
             let stand_in = gate_kind == GateKind::UserSpace;
@@ -192,7 +212,14 @@ impl Agent {
                 shard,
                 shards: shard_count,
                 folder: data.shard_folder(shard),
-                journal: journal_plan(settings, shard_count, start, feeds, &shard_marks, &disk_low),
+                journal: journal_plan(
+                    settings,
+                    shard_count,
+                    start,
+                    feeds,
+                    &shard_marks,
+                    disk.low(),
+                ),
                 schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
@@ -203,7 +230,16 @@ impl Agent {
             deliver_left_behind(&data, shard, &mut sinks)?;
         }
 
-        let shared = Shared::new(loaded, started, gate, bound, marks, sinks.views, &registry);
+        let shared = Shared::new(
+            loaded,
+            started,
+            gate,
+            bound,
+            marks,
+            sinks.views,
+            disk.space(),
+            &registry,
+        );
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),
@@ -213,8 +249,7 @@ impl Agent {
             shards,
             sinks: sinks.threads,
             sink_stop,
-            disk_low,
-            min_free: settings.journal.min_free,
+            disk,
             data,
         }
         .listening())
@@ -270,24 +305,7 @@ impl Agent {
 
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.
     fn watch(&self) -> Result<(), Failure> {
-        if let Ok((free, total)) = disk_space(self.data.path()) {
-            let wanted = match self.min_free {
-                MinFree::Bytes(bytes) => bytes,
-                MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
-            };
-            let low = free < wanted;
-            if low != self.disk_low.swap(low, Ordering::Relaxed) {
-                match low {
-                    true => tracing::error!(
-                        free,
-                        wanted,
-                        "below journal.min_free: once the journal's segments are full, senders \
-                         are told to try later until there is room",
-                    ),
-                    false => tracing::info!(free, wanted, "above journal.min_free again"),
-                }
-            }
-        }
+        self.disk.look(self.data.path());
         let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
         self.readiness.set(Condition::JournalWritable, writable);
         match self.shards.iter().position(Shard::is_finished) {
@@ -377,6 +395,9 @@ fn journal_plan(
         feeds,
         marks: Arc::clone(marks),
         disk_low: Arc::clone(disk_low),
+        on_full: settings.journal.on_full,
+        // A hasher of the standard library is seeded by the kernel's random numbers.
+        salt_seed: RandomState::new().build_hasher().finish(),
     }
 }
 

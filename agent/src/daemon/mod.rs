@@ -8,6 +8,7 @@
 
 mod control;
 mod data;
+mod disk;
 mod listen;
 mod shards;
 mod status;

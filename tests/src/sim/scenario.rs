@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use penstock::config::settings::Protocol;
+use penstock::config::settings::{OnFull, Protocol};
 use penstock::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use penstock::journal::recovery;
 use penstock::journal::writer::{JournalPlan, JournalStart};
@@ -331,9 +331,11 @@ impl Life {
                 segment_len: setup.segment_len,
                 size_max: setup.size_max,
                 start,
+                salt_seed: setup.seed,
                 feeds,
                 marks: Arc::clone(&marks),
                 disk_low: Arc::new(AtomicBool::new(false)),
+                on_full: OnFull::Backpressure,
             },
             connections_max: setup.connections_max,
             tcp_buffers: setup.sizes.tcp_buffers,

@@ -17,6 +17,7 @@
 
 mod commit;
 mod plan;
+mod removal;
 mod segment;
 
 use std::collections::VecDeque;
@@ -25,12 +26,14 @@ use std::sync::Arc;
 use penstock_proto::reason::Reason;
 
 use self::commit::{Doomed, Sealed, Syncing};
+use self::removal::{Litter, Said};
 use self::segment::{NextSegment, Segment};
 use crate::journal::format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
     SEGMENT_HEADER_LEN,
 };
 use crate::shard::buffer::{BlockPool, OpenBlock};
+use crate::shard::counters::{Refusal, SegmentCall};
 use crate::shard::op::{Now, Op};
 
 pub use self::plan::{ExistingSegment, JournalPlan, JournalStart, Room, Settled, Ticket};
@@ -79,6 +82,13 @@ pub struct Writer {
     finished: VecDeque<ExistingSegment>,
     /// The oldest of them, while it is being removed.
     removing: Option<u64>,
+    litter: Vec<Litter>,
+    /// After a failure nothing is removed before this time.
+    next_removal_ns: u64,
+    /// For the disk's sake no segment is dropped before this time.
+    next_drop_ns: u64,
+    call_errors: [u64; SegmentCall::COUNT],
+    said: Said,
     bytes: u64,
 }
 
@@ -117,6 +127,11 @@ impl Writer {
             bytes: start.existing.iter().map(|segment| segment.bytes).sum(),
             finished: start.existing.into(),
             removing: None,
+            litter: Vec::new(),
+            next_removal_ns: 0,
+            next_drop_ns: 0,
+            call_errors: [0; SegmentCall::COUNT],
+            said: Said::default(),
             blocks,
             plan,
         }
@@ -141,11 +156,20 @@ impl Writer {
         self.bytes
     }
 
+    /// Calls on segments that failed.
+    pub fn call_errors(&self) -> [u64; SegmentCall::COUNT] {
+        self.call_errors
+    }
+
     /// Whether a frame of any length can be appended.
     #[inline]
     pub fn room(&mut self) -> Room {
         if !self.has_places() {
             return match self.next {
+                NextSegment::Refused {
+                    cause: Refusal::Failed,
+                    ..
+                } => Room::Refused(Reason::JournalFailed),
                 NextSegment::Refused { .. } => Room::Refused(Reason::Backpressure),
                 _ => Room::Wait,
             };
@@ -223,6 +247,7 @@ impl Writer {
             records_before: self.records_accepted,
             entries: filling.entries,
             records: filling.records,
+            salt: segment.salt,
         };
         let bytes = filling.block.bytes_mut();
         header.write(
@@ -250,8 +275,14 @@ impl Writer {
             self.seal(now);
         }
         self.prepare_segment(now);
-        self.remove_segment();
-        self.plan.marks.set_writable(self.has_places());
+        self.remove_segment(now);
+        let writable = self.has_places();
+        self.plan.marks.set_writable(writable);
+        let refusal = match self.next {
+            NextSegment::Refused { cause, .. } if !writable => Some(cause),
+            _ => None,
+        };
+        self.tell_refusal(refusal, now);
     }
 
     /// When `tick` has something to do for the block being filled.
@@ -272,6 +303,7 @@ impl Writer {
             && self.syncing.is_none()
             && self.doomed.is_empty()
             && self.removing.is_none()
+            && !self.litter.iter().any(|litter| litter.removing)
             && !matches!(self.next, NextSegment::Making { .. })
     }
 

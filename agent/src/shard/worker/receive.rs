@@ -136,6 +136,8 @@ impl<K: Kernel> Worker<K> {
             }
             Err(errno) if errno.0 == libc::ECANCELED => {
                 self.touch(peer);
+                // The pause may have ended before the cancellation did.
+                self.receive(peer);
                 return;
             }
             Err(_) => Held::StreamEnd {
@@ -260,6 +262,7 @@ impl<K: Kernel> Worker<K> {
             .payload_len_max;
         let carry_before = connection.reader.carry_capacity();
         let mut close = None;
+        let mut refused = false;
         let progress = loop {
             if !self.waiting.has_room() {
                 break Progress::Waits(at);
@@ -291,7 +294,10 @@ impl<K: Kernel> Worker<K> {
                                 }
                                 continue;
                             }
-                            Err(reason) => (header, reason),
+                            Err(reason) => {
+                                refused |= room == Room::Refused(reason);
+                                (header, reason)
+                            }
                         }
                     }
                 }
@@ -324,6 +330,7 @@ impl<K: Kernel> Worker<K> {
         match close {
             Some(reason @ CloseReason::FramingLost) => self.finish(peer, reason),
             Some(reason) => self.close(peer, reason),
+            None if refused => self.pause(peer),
             None => {}
         }
         self.push_journal_ops();
@@ -431,7 +438,8 @@ impl<K: Kernel> Worker<K> {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
-        if connection.phase == Phase::Streaming && !connection.receiving {
+        let paused = connection.paused_until_ns > 0;
+        if connection.phase == Phase::Streaming && !connection.receiving && !paused {
             connection.receiving = true;
             let socket = connection.socket;
             self.kernel.push(Op::Receive { peer, socket });
