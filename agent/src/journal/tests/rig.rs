@@ -11,6 +11,8 @@ use agent_common::frame::FrameHeader;
 use penstock_proto::wire::write_frame;
 
 use super::disk::{Disk, Image, Rng, write_image};
+use crate::config::settings::SyncMode;
+use crate::journal::dedup::Recalled;
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use crate::journal::format::{BlockHeader, Entries, Envelope};
 use crate::journal::reader::JournalReader;
@@ -112,6 +114,10 @@ fn new_writer(
     let (sender, sink) = feed(&marks, 3);
     let plan = JournalPlan {
         commit_interval: Duration::from_nanos(COMMIT_INTERVAL_NS),
+        commit_size: JOURNAL_BLOCK_LEN,
+        sync: SyncMode::Always,
+        sync_interval: Duration::from_secs(1),
+        recalled: Recalled::nobody(16, Duration::from_secs(3_600)),
         segment_len: SEGMENT_LEN,
         size_max: SEGMENTS_MAX * (SEGMENT_LEN + 4096),
         start,
@@ -155,6 +161,10 @@ impl Rig {
 
     /// Appends a frame of `len` bytes; `None` where there is no room.
     pub fn append(&mut self, len: usize) -> Option<Ticket> {
+        if self.writer.room() == Room::Wait {
+            // As the worker does within the same turn.
+            self.tick(0);
+        }
         if self.writer.room() != Room::Yes {
             self.settle_ops();
             return None;
@@ -179,6 +189,7 @@ impl Rig {
             listener: 0,
             keep_sixteenths: 16,
             peer: None,
+            deduplicated: true,
         };
         let ticket = self
             .writer
