@@ -39,6 +39,11 @@ impl Sealed {
         self.block.header()
     }
 
+    /// The header page of a segment that no block has come to yet needs no sync of its own.
+    pub fn is_written_page(&self) -> bool {
+        self.contents == Contents::Page && self.state == BlockState::Written
+    }
+
     /// Of a header page, which has no entries, its own.
     pub fn bytes(&self) -> &[u8] {
         self.block.bytes()

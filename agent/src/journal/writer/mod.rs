@@ -367,7 +367,7 @@ impl Writer {
     /// Whether everything appended is durable and nothing is in the kernel.
     pub fn is_settled(&self) -> bool {
         self.filling.is_none()
-            && self.sealed.is_empty()
+            && self.sealed.iter().all(Sealed::is_written_page)
             && self.syncing.is_none()
             && self.snapshot.is_none()
             && self.doomed.is_empty()
