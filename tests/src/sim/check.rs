@@ -12,10 +12,10 @@ use penstock_proto::reason::Reason;
 use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
 
 use super::book::{Book, FrameNo};
-use super::scenario::TCP;
 use super::disk::{Disk, DiskImage};
 use super::frame::Fate;
 use super::network::Conn;
+use super::scenario::TCP;
 
 /// One segment, read as far as its bytes are whole.
 struct Walk {

@@ -1,7 +1,7 @@
 //! What a shard begins with, and when the journals that it came from may go.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::table::Windows;

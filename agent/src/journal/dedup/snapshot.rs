@@ -140,9 +140,7 @@ fn read_producer(bytes: &[u8]) -> Result<(u64, Remembered, &[u8]), SnapshotFault
     let (head, rest) = bytes
         .split_first_chunk::<PRODUCER_HEADER_LEN>()
         .ok_or(SnapshotFault)?;
-    let (bits, rest) = rest
-        .split_first_chunk::<BITS_LEN>()
-        .ok_or(SnapshotFault)?;
+    let (bits, rest) = rest.split_first_chunk::<BITS_LEN>().ok_or(SnapshotFault)?;
     let (producer, highest) = (get_u64(head, 0), get_u64(head, 8));
     let count = get_u32(head, 24);
     let mut taken = [0; WINDOW_LEN / 64];

@@ -225,9 +225,8 @@ impl Windows {
 
     /// Whether there is a place for one more.
     fn make_room(&mut self, now_unix_ns: u64) -> bool {
-        let has_room = |table: &Self| {
-            table.slots.len() < table.producers_max || !table.free.is_empty()
-        };
+        let has_room =
+            |table: &Self| table.slots.len() < table.producers_max || !table.free.is_empty();
         let since_search = now_unix_ns.abs_diff(self.searched_unix_ns);
         if !has_room(self) && since_search >= SEARCH_NS {
             self.expire(now_unix_ns);
@@ -288,7 +287,10 @@ mod tests {
         let mut table = Windows::new(2, HOUR);
         assert_eq!(frame(&mut table, 1, 1, START), Judgement::New);
         assert_eq!(frame(&mut table, 2, 1, START + SECOND), Judgement::New);
-        assert_eq!(frame(&mut table, 3, 1, START + 2 * SECOND), Judgement::TooMany);
+        assert_eq!(
+            frame(&mut table, 3, 1, START + 2 * SECOND),
+            Judgement::TooMany
+        );
         // Those who are there go on.
         assert_eq!(frame(&mut table, 2, 2, START + 3 * SECOND), Judgement::New);
         let duplicate = Judgement::Duplicate { behind: 1 };
@@ -300,7 +302,10 @@ mod tests {
             Judgement::New,
             "producer 2 was last seen an hour and a second ago"
         );
-        assert_eq!(frame(&mut table, 1, 1, START + 4 * SECOND + hour), duplicate);
+        assert_eq!(
+            frame(&mut table, 1, 1, START + 4 * SECOND + hour),
+            duplicate
+        );
         assert_eq!(
             frame(&mut table, 2, 2, START + 5 * SECOND + hour),
             Judgement::TooMany
@@ -317,10 +322,7 @@ mod tests {
         let later = START + 2 * 3_600 * SECOND;
         assert_eq!(frame(&mut table, 2, 9, later), Judgement::New);
         // The slot is another's now: sequence 9 is not the first one's.
-        assert_eq!(
-            table.judge(&mut first, 1, 9, 5, later),
-            Judgement::TooMany
-        );
+        assert_eq!(table.judge(&mut first, 1, 9, 5, later), Judgement::TooMany);
     }
 
     #[test]
@@ -374,11 +376,18 @@ mod tests {
         let duplicate = Judgement::Duplicate { behind: 0 };
         assert_eq!(frame(&mut table, 1, 3, START + 11 * SECOND), duplicate);
         assert_eq!(frame(&mut table, 3, 3, START + 11 * SECOND), duplicate);
-        assert_eq!(frame(&mut table, 2, 3, START + 11 * SECOND), Judgement::TooMany);
+        assert_eq!(
+            frame(&mut table, 2, 3, START + 11 * SECOND),
+            Judgement::TooMany
+        );
 
         let mut table = Windows::new(2, HOUR);
         let old = [(1, remembered(0)), (2, remembered(2))];
-        assert_eq!(table.restore(old, START + 3_601 * SECOND), 0, "expired, not crowded out");
+        assert_eq!(
+            table.restore(old, START + 3_601 * SECOND),
+            0,
+            "expired, not crowded out"
+        );
         assert_eq!(table.len(), 1);
     }
 }

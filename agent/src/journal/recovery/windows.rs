@@ -160,6 +160,3 @@ fn unreadable(folder: &Path, error: ReadError) -> RecoveryError {
         source,
     }
 }
-
-
-
