@@ -4,8 +4,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,15 +17,20 @@ use crate::config::{self, Loaded};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
 use crate::daemon::listen;
+use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
 use crate::daemon::status::{Shared, SinkView};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
-use crate::journal::feed::{FeedSender, JournalMarks, feed};
-use crate::journal::writer::{JournalPlan, JournalStart};
+use crate::journal::dedup::StartBarrier;
+use crate::journal::feed::{FeedSender, JournalMarks, SinkMark, feed};
+use crate::journal::format::SEGMENT_HEADER_LEN;
+use crate::journal::recovery::retire::retire;
+use crate::journal::writer::{ExistingSegment, JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
 use crate::schema::table::Schemas;
+use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
 use crate::sink::{SinkError, SinkLag, StopDeadline};
@@ -154,6 +158,8 @@ struct Agent {
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
     data: DataFolder,
+    /// Looked at by `watch` only, until they are done with.
+    left_behind: Mutex<Vec<LeftBehind>>,
 }
 
 impl Agent {
@@ -170,10 +176,7 @@ impl Agent {
         let admin_address = admin
             .local_addr()
             .map_err(|error| Failure::io("look up the admin address", &error))?;
-        let mut starts = Vec::new();
-        for shard in 0..shard_count {
-            starts.push(data.recover(shard)?.start);
-        }
+        let inherited = recall(&data, settings, shard_count)?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -195,9 +198,11 @@ impl Agent {
         disk.look(data.path());
         let schemas = Schemas::default();
         let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
+        let handovers = Handover::for_shards(shard_count);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
-        for (shard, start) in (0..).zip(starts) {
+        let size_max = settings.journal.max_size / u64::from(shard_count);
+        for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
             if settings.journal.on_full == OnFull::DropOldest {
                 // What an earlier life has dropped is told apart from what is missing.
@@ -212,22 +217,35 @@ impl Agent {
                 shard,
                 shards: shard_count,
                 folder: data.shard_folder(shard),
-                journal: journal_plan(
-                    settings,
-                    shard_count,
+                journal: JournalPlan {
+                    commit_interval: settings.journal.commit_interval,
+                    commit_size: settings.journal.commit_size as usize,
+                    sync: settings.journal.sync,
+                    sync_interval: settings.journal.sync_interval,
+                    segment_len: limits::segment_len(size_max),
+                    size_max,
                     start,
+                    recalled,
                     feeds,
-                    &shard_marks,
-                    disk.low(),
-                ),
+                    marks: Arc::clone(&shard_marks),
+                    disk_low: Arc::clone(disk.low()),
+                    on_full: settings.journal.on_full,
+                    // A hasher of the standard library is seeded by the kernel's random numbers.
+                    salt_seed: RandomState::new().build_hasher().finish(),
+                },
+                handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
             marks.push(shard_marks);
         }
-        for shard in data.shards_beyond(shard_count)? {
-            deliver_left_behind(&data, shard, &mut sinks)?;
+        let mut left_behind = Vec::new();
+        for (shard, start) in inherited.left_behind {
+            if !start.existing.is_empty() {
+                let barrier = inherited.barrier.clone();
+                left_behind.push(LeftBehind::deliver(shard, start, barrier, &mut sinks)?);
+            }
         }
 
         let shared = Shared::new(
@@ -251,6 +269,7 @@ impl Agent {
             sink_stop,
             disk,
             data,
+            left_behind: Mutex::new(left_behind),
         }
         .listening())
     }
@@ -306,6 +325,7 @@ impl Agent {
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.
     fn watch(&self) -> Result<(), Failure> {
         self.disk.look(self.data.path());
+        self.retire_left_behind();
         let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
         self.readiness.set(Condition::JournalWritable, writable);
         match self.shards.iter().position(Shard::is_finished) {
@@ -315,6 +335,27 @@ impl Agent {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Lets go of the journals of shards that are gone, each once nobody needs it.
+    fn retire_left_behind(&self) {
+        let mut all = self
+            .left_behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|left| {
+            if !left.is_done() {
+                return true;
+            }
+            let shard = left.shard;
+            match retire(&self.data.shard_folder(shard), shard, &left.start) {
+                Ok(()) => tracing::info!(shard, "the journal of a shard that is gone is delivered"),
+                Err(error) => {
+                    tracing::error!(shard, "the next start tries again: {error}");
+                }
+            }
+            false
+        });
     }
 
     /// Closes the gate, then the shards, then the sinks.
@@ -376,29 +417,6 @@ fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
         .set_nonblocking(true)
         .map_err(|error| Failure::io("make the admin socket non-blocking", &error))?;
     Ok(listener)
-}
-
-fn journal_plan(
-    settings: &Settings,
-    shards: u16,
-    start: JournalStart,
-    feeds: Vec<FeedSender>,
-    marks: &Arc<JournalMarks>,
-    disk_low: &Arc<AtomicBool>,
-) -> JournalPlan {
-    let size_max = settings.journal.max_size / u64::from(shards);
-    JournalPlan {
-        commit_interval: settings.journal.commit_interval,
-        segment_len: limits::segment_len(size_max),
-        size_max,
-        start,
-        feeds,
-        marks: Arc::clone(marks),
-        disk_low: Arc::clone(disk_low),
-        on_full: settings.journal.on_full,
-        // A hasher of the standard library is seeded by the kernel's random numbers.
-        salt_seed: RandomState::new().build_hasher().finish(),
-    }
 }
 
 /// The sinks' threads as they are started, shard by shard.
@@ -475,24 +493,57 @@ impl<'a> Sinks<'a> {
     }
 }
 
-/// A shard that an earlier, larger configuration had: its journal is delivered and gets no more.
-/// Its segments stay until the shard is there again.
-fn deliver_left_behind(
-    data: &DataFolder,
+/// The journal of a shard that an earlier, larger configuration had: it is delivered and gets no
+/// more.
+struct LeftBehind {
     shard: u16,
-    sinks: &mut Sinks<'_>,
-) -> Result<(), Failure> {
-    let start = data.recover(shard)?.start;
-    if start.existing.is_empty() {
-        return Ok(());
+    start: JournalStart,
+    /// How far each sink has it.
+    sinks: Vec<Arc<SinkMark>>,
+    barrier: Option<Arc<StartBarrier>>,
+    /// Nothing is left of it but what `retire` leaves.
+    is_retired: bool,
+}
+
+impl LeftBehind {
+    fn deliver(
+        shard: u16,
+        start: JournalStart,
+        barrier: Option<Arc<StartBarrier>>,
+        sinks: &mut Sinks<'_>,
+    ) -> Result<Self, Failure> {
+        let is_page = |segment: &ExistingSegment| segment.bytes == SEGMENT_HEADER_LEN as u64;
+        let is_retired = start.existing.iter().all(is_page);
+        if !is_retired {
+            tracing::info!(
+                shard,
+                records = start.records,
+                "delivering the journal of a shard that is gone"
+            );
+        }
+        let marks = Arc::new(JournalMarks::new(start.position, start.records));
+        let senders = sinks.start(shard, &marks)?;
+        let sinks = senders.iter().map(|feed| Arc::clone(&feed.mark)).collect();
+        // Without its senders a feed is closed: the sinks read what is there and end.
+        drop(senders);
+        marks.close();
+        Ok(Self {
+            shard,
+            start,
+            sinks,
+            barrier,
+            is_retired,
+        })
     }
-    tracing::warn!(
-        shard,
-        records = start.records,
-        "delivering the journal of a shard that is gone"
-    );
-    let marks = Arc::new(JournalMarks::new(start.position, start.records));
-    drop(sinks.start(shard, &marks)?);
-    marks.close();
-    Ok(())
+
+    /// Whether nobody needs it: every sink has all of it, and what it remembered of the producers
+    /// is durable in the journals of those who own them now. Without a sink it is the only copy.
+    fn is_done(&self) -> bool {
+        let is_durable = self
+            .barrier
+            .as_ref()
+            .is_none_or(|barrier| barrier.is_passed());
+        let has_all = |mark: &Arc<SinkMark>| mark.committed() >= self.start.position;
+        is_durable && !self.is_retired && !self.sinks.is_empty() && self.sinks.iter().all(has_all)
+    }
 }

@@ -10,6 +10,7 @@ mod control;
 mod data;
 mod disk;
 mod listen;
+mod recall;
 mod shards;
 mod status;
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use penstock_proto::wire::{ACK_LEN, Ack};
 
+use crate::journal::dedup::Known;
 use crate::limits;
 use crate::shard::counters::CloseReason;
 use crate::shard::op::{ListenerId, PeerId, Socket};
@@ -33,11 +34,15 @@ pub struct Connection {
     pub reader: Reader,
     /// Set by the first frame: a stream's frames are all of one producer.
     pub producer: Option<u64>,
+    /// Where that producer stands among those that the shard remembers.
+    pub known: Known,
     pub acks: AckQueue,
     /// Frames in the journal that are still to be acknowledged.
     pub waiting: u64,
-    /// A multishot receive is in the kernel.
+    /// A multishot receive is in the kernel; or a look at the first frame's header.
     pub receiving: bool,
+    /// It is the latter.
+    pub peeking: bool,
     /// A send is in the kernel.
     pub sending: bool,
     /// The journal takes nothing: not read before this time; 0 where it is read.
@@ -55,9 +60,11 @@ impl Connection {
             phase: Phase::Streaming,
             reader: Reader::default(),
             producer: None,
+            known: Known::default(),
             acks: AckQueue::default(),
             waiting: 0,
             receiving: false,
+            peeking: false,
             sending: false,
             paused_until_ns: 0,
             touched: false,

@@ -42,7 +42,8 @@ impl Writer {
     ///
     /// A later segment is never removed before an earlier one: its base says where the earlier
     /// one's valid part ends. And the last one stays until there is a durable block behind it, or a
-    /// restart would find nothing that tells which positions were given out.
+    /// restart would find nothing that tells which positions were given out. Nor does one go that
+    /// holds what is remembered of the producers (`snapshot`).
     pub(super) fn remove_segment(&mut self, now: Now) {
         self.remove_litter(now);
         if self
@@ -100,7 +101,8 @@ impl Writer {
             .iter()
             .any(|doomed| doomed.number < oldest.number);
         let rests = now.monotonic_ns < self.next_removal_ns;
-        self.removing.is_none() && !waits && !rests && self.has_successor()
+        let is_needed = !self.is_forgettable(oldest.number) || !self.has_successor();
+        self.removing.is_none() && !waits && !rests && !is_needed
     }
 
     /// Whether a durable block lies behind the oldest finished segment.

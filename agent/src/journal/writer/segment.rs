@@ -10,6 +10,7 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::Ordering;
 
+use super::commit::Contents;
 use super::removal::LITTER_MAX;
 use super::{ExistingSegment, Writer};
 use crate::config::settings::OnFull;
@@ -81,7 +82,10 @@ impl Writer {
         {
             self.drop_oldest(cause, now);
         }
-        if let Some(cause) = short {
+        // The first snapshot must have its place: until it is durable nothing else may go.
+        if let Some(cause) = short
+            && !self.owes_snapshot
+        {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             let until_ns = now.monotonic_ns;
             self.next = NextSegment::Refused { cause, until_ns };
@@ -182,9 +186,22 @@ impl Writer {
         }
     }
 
-    /// From here on blocks go to the next segment, which `room` made certain is ready. Its header
-    /// page is written before its first block, so that `written` passes it first.
-    pub(super) fn turn_segment(&mut self, now: Now) {
+    /// Turns to the next segment where a frame waits for it, or what was remembered at the start is
+    /// to be made durable, and it is ready. The block being filled goes to the segment that is left.
+    pub(super) fn turn_where_wanted(&mut self, now: Now) {
+        let owes = self.owes_snapshot && self.segments.is_empty();
+        let wanted = (self.turn_wanted || owes) && self.snapshot.is_none() && !self.has_place();
+        if wanted && matches!(self.next, NextSegment::Ready { .. }) {
+            self.seal();
+            self.turn_wanted = false;
+            self.turn_segment(now);
+            self.begin_snapshot(now);
+        }
+    }
+
+    /// From here on blocks go to the next segment, which is ready. Its header page is written
+    /// before its first block, so that `written` passes it first.
+    fn turn_segment(&mut self, now: Now) {
         let NextSegment::Ready {
             number,
             file,
@@ -227,7 +244,13 @@ impl Writer {
             records: 0,
             salt,
         };
-        self.write(file, 0, page.share(marker), None, SEGMENT_HEADER_LEN);
+        self.write(
+            file,
+            0,
+            page.share(marker),
+            Contents::Page,
+            SEGMENT_HEADER_LEN,
+        );
         // The one before may be wholly durable already: no sync of it is to come that would say so.
         self.finish_segments();
     }

@@ -5,7 +5,9 @@ use penstock_proto::reason::Reason;
 use penstock_proto::wire::{Ack, AckStatus};
 
 use super::Worker;
-use super::acknowledge::{RETRY_AFTER_BACKPRESSURE_MS, RETRY_AFTER_FAILURE_MS};
+use super::acknowledge::{
+    RETRY_AFTER_BACKPRESSURE_MS, RETRY_AFTER_CROWDED_MS, RETRY_AFTER_FAILURE_MS,
+};
 use super::stop::Life;
 use crate::config::settings::Protocol;
 use crate::frame::parse_datagram;
@@ -13,9 +15,9 @@ use crate::gate::standin::{self, BundleVerdict};
 use crate::journal::writer::Room;
 use crate::limits;
 use crate::shard::counters::CloseReason;
-use crate::shard::intake::Origin;
+use crate::shard::intake::{Origin, Taken};
 use crate::shard::op::{
-    Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received,
+    Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received, Socket,
 };
 use crate::shard::peer::{Connection, Phase};
 use crate::shard::settle::Waiting;
@@ -68,26 +70,44 @@ impl<K: Kernel> Worker<K> {
                 return;
             }
         };
-        let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
-        counts.connections += 1;
         let connection = Connection::new(accepted.socket, id, accepted.address);
-        match self.peers.insert(Box::new(connection)) {
-            Ok(peer) if self.life == Life::Running => self.receive(peer),
-            Ok(peer) => self.close(peer, CloseReason::Stopping),
-            Err(connection) => {
-                counts.connections -= 1;
-                counts.connections_closed[CloseReason::TooManyConnections as usize] += 1;
-                // No slot, so no id: the close is told apart by a slot that cannot be.
-                let peer = PeerId {
-                    slot: u16::MAX,
-                    generation: 0,
-                };
-                self.kernel.push(Op::PeerClose {
-                    peer,
-                    socket: connection.socket,
-                });
+        if let Some(peer) = self.admit(connection) {
+            match self.handover {
+                Some(_) => self.peek(peer),
+                None => self.receive(peer),
             }
         }
+    }
+
+    /// Gives a connection its slot; one that cannot have one, or comes at a stop, is closed.
+    pub(super) fn admit(&mut self, connection: Connection) -> Option<PeerId> {
+        let listener = connection.listener;
+        let counts = &mut self.intake.counters.listeners[usize::from(listener.0)];
+        match self.peers.insert(Box::new(connection)) {
+            Ok(peer) => {
+                counts.connections += 1;
+                if self.life == Life::Running {
+                    return Some(peer);
+                }
+                self.close(peer, CloseReason::Stopping);
+            }
+            Err(connection) => {
+                self.turn_away(connection.socket, listener, CloseReason::TooManyConnections);
+            }
+        }
+        None
+    }
+
+    /// Closes a socket that has no slot.
+    pub(super) fn turn_away(&mut self, socket: Socket, listener: ListenerId, reason: CloseReason) {
+        let counts = &mut self.intake.counters.listeners[usize::from(listener.0)];
+        counts.connections_closed[reason as usize] += 1;
+        // No slot, so no id: the close is told apart by a slot that cannot be.
+        let peer = PeerId {
+            slot: u16::MAX,
+            generation: 0,
+        };
+        self.kernel.push(Op::PeerClose { peer, socket });
     }
 
     pub(super) fn on_received(
@@ -280,25 +300,46 @@ impl<K: Kernel> Worker<K> {
                         self.intake.refuse(origin.listener, Reason::ForeignProducer);
                         (header, Reason::ForeignProducer)
                     } else {
-                        match self.intake.take(origin, &frame, room, now) {
-                            Ok(ticket) => {
-                                if header.wants_ack() {
-                                    connection.waiting += 1;
-                                    self.waiting.push(Waiting {
-                                        ticket,
-                                        peer,
-                                        producer: header.producer,
-                                        sequence: header.sequence,
-                                        count: 1,
-                                    });
+                        let known = Some(&mut connection.known);
+                        let taken = self.intake.take(origin, &frame, room, known, now);
+                        let journal = &self.intake.journal;
+                        let (ticket, duplicate) = match taken {
+                            Taken::Accepted(ticket) => (ticket, false),
+                            // Not before the original: it may still be lost.
+                            Taken::Duplicate { behind } if behind > journal.acknowledgeable() => {
+                                (journal.last_ticket(), true)
+                            }
+                            Taken::Duplicate { behind } => {
+                                let synced = behind <= journal.synced();
+                                let ack = duplicate(&header, synced);
+                                if header.wants_ack() && !connection.acks.push(ack) {
+                                    close = Some(CloseReason::AcksNotRead);
+                                    break Progress::Done;
                                 }
                                 continue;
                             }
-                            Err(reason) => {
+                            Taken::Refused(reason) => {
                                 refused |= room == Room::Refused(reason);
-                                (header, reason)
+                                let ack = refusal(&header, reason);
+                                if header.wants_ack() && !connection.acks.push(ack) {
+                                    close = Some(CloseReason::AcksNotRead);
+                                    break Progress::Done;
+                                }
+                                continue;
                             }
+                        };
+                        if header.wants_ack() {
+                            connection.waiting += 1;
+                            self.waiting.push(Waiting {
+                                ticket,
+                                peer,
+                                producer: header.producer,
+                                sequence: header.sequence,
+                                count: 1,
+                                duplicate,
+                            });
                         }
+                        continue;
                     }
                 }
                 Step::Refused { header, reason } => {
@@ -365,7 +406,7 @@ impl<K: Kernel> Worker<K> {
                     let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
                     counts.sequence_gap_frames += gap;
                     // UDP has no acknowledgements: a refusal is counted, and that is all.
-                    let _ = self.intake.take(origin, &frame, room, self.now);
+                    let _ = self.intake.take(origin, &frame, room, None, self.now);
                 }
                 Err(reason) => self.intake.refuse(id, reason),
             }
@@ -465,11 +506,27 @@ fn refusal(header: &FrameHeader, reason: Reason) -> Ack {
     answer(header.producer, header.sequence, reason)
 }
 
+/// The answer to a frame that was taken before.
+fn duplicate(header: &FrameHeader, synced: bool) -> Ack {
+    Ack {
+        status: match synced {
+            true => AckStatus::Duplicate,
+            false => AckStatus::Written,
+        },
+        reason: 0,
+        producer: header.producer,
+        sequence: header.sequence,
+        retry_after_ms: 0,
+        count: 1,
+    }
+}
+
 fn answer(producer: u64, sequence: u64, reason: Reason) -> Ack {
     let (status, retry_after_ms) = match reason {
         Reason::Backpressure | Reason::Stopping => {
             (AckStatus::TryLater, RETRY_AFTER_BACKPRESSURE_MS)
         }
+        Reason::TooManyProducers => (AckStatus::TryLater, RETRY_AFTER_CROWDED_MS),
         Reason::JournalFailed => (AckStatus::TryLater, RETRY_AFTER_FAILURE_MS),
         _ => (AckStatus::Refused, 0),
     };
