@@ -17,6 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
 pub use host::{cores, warnings};
 pub use mistake::{Mistake, Mistakes, Position};
+pub(crate) use key::nearest;
 pub use settings::Settings;
 pub use show::show;
 pub use unit::format_size;

@@ -2,4 +2,10 @@
 //!
 //! `table` is what decoders look schemas up in; it is replaced as a whole, never changed.
 
+pub mod canonical;
+pub mod located;
+pub mod model;
+pub mod pair;
+pub mod protobuf;
+pub mod resolve;
 pub mod table;
