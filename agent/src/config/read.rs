@@ -19,6 +19,8 @@ use crate::limits::{
     SINK_SHARD_MEMORY, SINKS_MAX,
 };
 
+pub(crate) use schemas::is_schema_name;
+
 const BUILTIN_LISTENERS: [(&str, Protocol); 2] = [("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
 const BUILTIN_LISTENER_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4600);

@@ -24,7 +24,9 @@ use crate::journal::feed::{FeedSender, JournalMarks, feed};
 use crate::journal::writer::{JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::table::Schemas;
+use crate::schema::watch::Watch;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
 use crate::sink::{SinkError, SinkLag, StopDeadline};
@@ -145,6 +147,8 @@ struct Agent {
     disk_low: Arc<AtomicBool>,
     min_free: MinFree,
     data: DataFolder,
+    /// Ends with the agent.
+    _schemas: Watch,
 }
 
 impl Agent {
@@ -179,8 +183,9 @@ impl Agent {
 
         let sink_stop = Arc::new(StopDeadline::default());
         let disk_low = Arc::new(AtomicBool::new(false));
-        let schemas = Schemas::default();
-        let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
+        let schemas = SchemaRegistry::open(settings, data.path());
+        let delivered = schemas.delivered().clone();
+        let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, start) in (0..).zip(starts) {
@@ -193,7 +198,7 @@ impl Agent {
                 shards: shard_count,
                 folder: data.shard_folder(shard),
                 journal: journal_plan(settings, shard_count, start, feeds, &shard_marks, &disk_low),
-                schemas: schemas.clone(),
+                schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
@@ -203,7 +208,11 @@ impl Agent {
             deliver_left_behind(&data, shard, &mut sinks)?;
         }
 
-        let shared = Shared::new(loaded, started, gate, bound, marks, sinks.views, &registry);
+        let view = Arc::clone(schemas.view());
+        let schemas = Watch::start(schemas)
+            .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let shared =
+            Shared::new(loaded, started, gate, bound, marks, sinks.views, view, &registry);
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),
@@ -216,6 +225,7 @@ impl Agent {
             disk_low,
             min_free: settings.journal.min_free,
             data,
+            _schemas: schemas,
         }
         .listening())
     }

@@ -12,6 +12,7 @@ use crate::daemon::listen::{Bound, socket_memory};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, Registry, SinkCounts, SinkLabels};
+use crate::schema::registry::{SchemaView, State};
 use crate::shard::op::ListenerId;
 use crate::sink::{ErrorReason, SinkLag, SinkStats};
 
@@ -73,6 +74,7 @@ pub struct Shared {
     gate: Mutex<Gate>,
     bound: Mutex<Vec<Bound>>,
     sinks: Vec<SinkView>,
+    schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
 }
@@ -85,6 +87,7 @@ impl Shared {
         bound: Vec<Bound>,
         marks: Vec<Arc<JournalMarks>>,
         sinks: Vec<SinkView>,
+        schemas: Arc<SchemaView>,
         registry: &Arc<Registry>,
     ) -> Self {
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
@@ -111,6 +114,7 @@ impl Shared {
             gate: Mutex::new(gate),
             bound: Mutex::new(bound),
             sinks,
+            schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
         }
@@ -163,6 +167,9 @@ impl StatusSource for Shared {
                 .map(|socket| socket_memory(socket.as_raw_fd()));
             let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             publisher.receive_buffer(index, used, limit);
+        }
+        for state in State::ALL {
+            publisher.schemas(state, self.schemas.count(state));
         }
         for (index, sink) in self.sinks.iter().enumerate() {
             let errors: Vec<u64> = ErrorReason::ALL
@@ -218,6 +225,7 @@ impl StatusSource for Shared {
             listeners: listeners.collect(),
             journal: journal.collect(),
             sinks: sinks.collect(),
+            schemas: self.schemas.files().clone(),
         }
     }
 }

@@ -6,11 +6,13 @@ use metrics::{Counter, Gauge};
 
 use super::{Registry, add_difference, add_differences, family};
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::schema::registry::State;
 
 /// The control thread's handles and what it published last.
 pub struct ControlPublisher {
     listeners: Vec<ListenerHandles>,
     sinks: Vec<SinkHandles>,
+    schemas: [Gauge; State::ALL.len()],
     journal_limit_bytes: Gauge,
     config_last_reload_successful: Gauge,
 }
@@ -81,6 +83,8 @@ impl ControlPublisher {
                 .iter()
                 .map(|sink| SinkHandles::new(registry, sink))
                 .collect(),
+            schemas: State::ALL
+                .map(|state| registry.gauge(&family::SCHEMAS, &[state.label()])),
             journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
             config_last_reload_successful,
         }
@@ -128,6 +132,11 @@ impl ControlPublisher {
         for ((counter, last), now) in handles.errors.iter_mut().zip(now.errors) {
             add_difference(counter, last, *now);
         }
+    }
+
+    /// How many schema files are in a state.
+    pub fn schemas(&self, state: State, count: usize) {
+        self.schemas[state as usize].set(count as f64);
     }
 
     pub fn journal_limit(&self, bytes: u64) {

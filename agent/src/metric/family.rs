@@ -222,6 +222,12 @@ pub static SINK_ERRORS: Family = counter(
     &["sink", "reason"],
     "Attempts of a sink that failed, by reason; it tries again.",
 );
+pub static SCHEMAS: Family = gauge(
+    "penstock_schemas",
+    Unit::Count,
+    &["state"],
+    "Files of schemas_dir: usable, unusable (no records can be made of their data) or broken.",
+);
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
     Unit::Count,
@@ -236,7 +242,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 27] = [
+pub static RECORDED: [&Family; 28] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -262,6 +268,7 @@ pub static RECORDED: [&Family; 27] = [
     &SINK_LAG_RECORDS,
     &SINK_LAG_SECONDS,
     &SINK_ERRORS,
+    &SCHEMAS,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &BUILD_INFO,
 ];

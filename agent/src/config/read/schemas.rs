@@ -1,5 +1,4 @@
-//! `schemas_dir` and `[schemas.NAME]`. Names and field paths may have dots, so entries are looked at
-//! one by one rather than found by a dotted path.
+//! `schemas_dir` and `[schemas.NAME]`. Names and field paths are the user's own and may have dots.
 
 use super::Reader;
 use crate::config::document::{Entry, Place, Value, join};
@@ -13,7 +12,7 @@ pub(super) const NAME_HELP: &str = "it is the file's name without .avsc: A to Z,
 const _: () = assert!(SCHEMA_NAME_LEN_MAX == 128, "NAME_HELP says so");
 
 /// A schema file's name: also a file's name in the data folder and a word in the log.
-pub(super) fn is_schema_name(text: &str) -> bool {
+pub(crate) fn is_schema_name(text: &str) -> bool {
     text.len() <= SCHEMA_NAME_LEN_MAX
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -53,14 +52,14 @@ impl Reader {
 
     pub(super) fn schema_relations(&mut self, settings: &Settings) {
         for (at, schema) in settings.schemas.iter().enumerate() {
-            let place = |name: &str| Some(self.schema_entry(name)?.place.clone());
-            let Some(own) = place(&schema.name) else {
+            let path = join("schemas", &schema.name);
+            let Some(own) = self.document.place(&path).cloned() else {
                 continue;
             };
             if settings.schemas_dir.is_none() && !self.wrong.contains(key::SCHEMAS_DIR.path) {
                 self.document.mistake(
                     &own,
-                    format!("schemas.{} has no file: schemas_dir is not given", schema.name),
+                    format!("{path} has no file: schemas_dir is not given"),
                     "write schemas_dir = \"/etc/penstock/schemas\" at the top, before every table",
                     None,
                 );
@@ -71,32 +70,20 @@ impl Reader {
             };
             let same = |other: &&SchemaSettings| other.registry_id == Some(id);
             if let Some(first) = settings.schemas[..at].iter().find(same) {
-                let other = self.registry_id_place(&first.name);
-                let own = self.registry_id_place(&schema.name).unwrap_or(own);
+                let place = |path: &str| self.document.place(&join(path, "registry_id")).cloned();
+                let other = place(&join("schemas", &first.name));
+                let own = place(&path).unwrap_or(own);
                 self.document.mistake(
                     &own,
                     format!(
-                        "schemas.{}.registry_id is {id}, which schemas.{} already has",
-                        schema.name, first.name
+                        "{path}.registry_id is {id}, which schemas.{} already has",
+                        first.name
                     ),
                     "a registry gives each schema its own id: correct one of the two",
                     other.as_ref(),
                 );
             }
         }
-    }
-
-    fn schema_entry(&self, name: &str) -> Option<&Entry> {
-        let (entries, _) = self.document.table("schemas")?;
-        entries.iter().find(|entry| entry.key == name)
-    }
-
-    fn registry_id_place(&self, name: &str) -> Option<Place> {
-        let Value::Table(inner) = &self.schema_entry(name)?.value else {
-            return None;
-        };
-        let entry = inner.iter().find(|entry| entry.key == "registry_id")?;
-        Some(entry.place.clone())
     }
 }
 
