@@ -1,17 +1,22 @@
 //! The batch that is being filled, and the frame that it becomes.
 
 use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 use penstock_proto::wire;
 
+use crate::avro;
 use crate::record;
 
 /// Records encoded one behind the other.
 #[derive(Debug)]
 pub struct Batch {
     encoding: Encoding,
-    payload: Vec<u8>,
+    schema: SchemaVersion,
+    bytes: Vec<u8>,
+    /// Where the payload begins: before it is the room that Avro's head has left free.
+    start: usize,
     records: u32,
 }
 
@@ -23,12 +28,22 @@ pub struct NoRoom {
 }
 
 impl Batch {
-    pub fn new(encoding: Encoding) -> Self {
-        Self {
+    /// `schema` is what Avro is written with; the other encodings have no need of it.
+    pub fn new(encoding: Encoding, schema: SchemaVersion) -> Self {
+        let mut batch = Self {
             encoding,
-            payload: Vec::new(),
+            schema,
+            bytes: Vec::new(),
+            start: 0,
             records: 0,
-        }
+        };
+        batch.clear();
+        batch
+    }
+
+    /// A batch for more records of the same kind.
+    pub fn new_alike(&self) -> Self {
+        Self::new(self.encoding, self.schema)
     }
 
     pub fn encoding(&self) -> Encoding {
@@ -36,7 +51,7 @@ impl Batch {
     }
 
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.bytes[self.start..]
     }
 
     pub fn records(&self) -> u32 {
@@ -49,33 +64,64 @@ impl Batch {
 
     /// Appends a record if the payload then has at most `payload_len_max` bytes.
     pub fn push(&mut self, record: &LogRecord, payload_len_max: usize) -> Result<(), NoRoom> {
-        let len_before = self.payload.len();
-        record::encode(self.encoding, record, &mut self.payload);
-        if self.payload.len() > payload_len_max {
-            let record_len = self.payload.len() - len_before;
-            self.payload.truncate(len_before);
+        let len_before = self.bytes.len();
+        self.open();
+        record::encode(self.encoding, self.schema, record, &mut self.bytes);
+        self.records += 1;
+        self.close();
+        if self.payload().len() > payload_len_max {
+            self.records -= 1;
+            if self.records == 0 {
+                let record_len = self.payload().len();
+                self.clear();
+                return Err(NoRoom { record_len });
+            }
+            let record_len = self.bytes.len() - len_before;
+            self.bytes.truncate(len_before);
+            self.open();
+            self.close();
             return Err(NoRoom { record_len });
         }
-        self.records += 1;
         Ok(())
+    }
+
+    /// Makes the payload's end a place for one more record.
+    fn open(&mut self) {
+        if self.encoding == Encoding::Avro && self.records > 0 {
+            self.bytes.pop();
+        }
+    }
+
+    /// Makes what there is a payload. An Avro array is one block, and the end of all blocks.
+    fn close(&mut self) {
+        if self.encoding == Encoding::Avro && self.records > 0 {
+            let room = self.bytes.first_chunk_mut();
+            let room = room.expect("the room for the head stands before the records");
+            self.start = avro::write_head(self.schema, self.records, room);
+            self.bytes.push(0);
+        }
     }
 
     /// The frame of these records; the batch is empty afterwards. Of `header`, encoding, records,
     /// payload length and checksum are set here.
     pub fn seal(&mut self, header: FrameHeader) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + self.payload.len());
+        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + self.payload().len());
         let header = FrameHeader {
             encoding: self.encoding as u8,
             records: self.records,
             ..header
         };
-        wire::write_frame(&mut frame, header, &self.payload);
+        wire::write_frame(&mut frame, header, self.payload());
         self.clear();
         frame
     }
 
     pub fn clear(&mut self) {
-        self.payload.clear();
+        self.bytes.clear();
+        if self.encoding == Encoding::Avro {
+            self.bytes.resize(avro::HEAD_LEN_MAX, 0);
+        }
+        self.start = self.bytes.len();
         self.records = 0;
     }
 }

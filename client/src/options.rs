@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
 /// The longest payload an agent takes over TCP unless it is configured otherwise.
@@ -11,6 +12,8 @@ pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub encoding: Encoding,
+    /// What Avro is written with.
+    pub schema: SchemaVersion,
     /// 0 critical, 1 high, 2 normal, 3 background.
     pub priority: u8,
     /// A frame is closed at this many records.
@@ -46,6 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             encoding: Encoding::Protobuf,
+            schema: SchemaVersion::V3,
             priority: 2,
             batch_records_max: 500,
             batch_bytes_max: 64 << 10,

@@ -105,7 +105,7 @@ impl Producer {
         Self {
             id: crate::random_producer_id(),
             state: State::Disconnected,
-            open: Batch::new(options.encoding),
+            open: Batch::new(options.encoding, options.schema),
             open_since: None,
             window: Window::default(),
             finishing: false,

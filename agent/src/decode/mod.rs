@@ -13,7 +13,7 @@
 pub mod avro;
 pub mod json;
 pub mod protobuf;
-mod text;
+pub(crate) mod text;
 
 #[cfg(test)]
 mod document;
@@ -22,9 +22,11 @@ use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use std::sync::Arc;
+
 use crate::limits;
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{SchemaTable, Schemas};
 
 /// A frame's payload, as its header announces it.
 #[derive(Clone, Copy, Debug)]
@@ -64,27 +66,37 @@ pub struct Checked {
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
-    json: json::Scratch,
-    _schemas: Schemas,
+    scratch: json::Scratch,
+    schemas: Schemas,
+    /// The table as it stood at `generation`.
+    table: Arc<SchemaTable>,
+    generation: u64,
 }
 
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
+        let (generation, table) = schemas.current();
         Self {
-            json: json::Scratch::new(),
-            _schemas: schemas.clone(),
+            scratch: json::Scratch::new(),
+            schemas: schemas.clone(),
+            table,
+            generation,
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
         let bytes = self.plain(payload)?;
-        let found = match payload.encoding {
-            Encoding::Protobuf => protobuf::validate(bytes),
-            Encoding::Json => json::validate(bytes),
-        }?;
+        let (found, unmapped_fields) = match payload.encoding {
+            Encoding::Protobuf => (protobuf::validate(bytes)?, 0),
+            Encoding::Avro => {
+                let found = self.avro(bytes, |_| ())?;
+                (found.records, found.unmapped_fields)
+            }
+            Encoding::Json => (json::validate(bytes)?, 0),
+        };
         if found == records {
-            Ok(Checked::default())
+            Ok(Checked { unmapped_fields })
         } else {
             Err(Reason::RecordCount)
         }
@@ -100,8 +112,21 @@ impl Decoder {
         let bytes = self.plain(payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
-            Encoding::Json => json::for_each(&mut self.json, bytes, visit),
+            Encoding::Avro => self.avro(bytes, visit).map(|found| found.records),
+            Encoding::Json => json::for_each(&mut self.scratch, bytes, visit),
         }
+    }
+
+    #[inline(always)]
+    fn avro(
+        &mut self,
+        bytes: &[u8],
+        visit: impl FnMut(&RecordView<'_>),
+    ) -> Result<avro::Found, Reason> {
+        if self.schemas.generation() != self.generation {
+            (self.generation, self.table) = self.schemas.current();
+        }
+        avro::for_each(&self.table, &mut self.scratch, bytes, visit)
     }
 
     /// The payload as its encoding speaks of it.

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use apache_avro::Schema;
+use serde_json::Value;
 
-use super::canonical::Fingerprints;
 use super::located::Broken;
 use super::model::Model;
 use crate::config::{Mistake, Position, format_size, line_column};
+use crate::decode::avro::writer::WriterSchema;
 use crate::limits::SCHEMA_FILE_LEN_MAX;
 
 /// What a schema file's name ends in.
@@ -21,8 +21,17 @@ pub const ENDING: &str = ".avsc";
 pub struct SchemaFile {
     pub text: String,
     pub model: Model,
-    pub schema: Schema,
+    /// The record, whether the file holds it or an array of it.
+    pub record: WriterSchema,
     pub fingerprints: Fingerprints,
+}
+
+/// Under which a file's data may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprints {
+    pub record: u64,
+    /// Of the array of it: what a frame's payload is.
+    pub array: u64,
 }
 
 /// Why a file is not in use, and where that shows.
@@ -146,17 +155,33 @@ impl SchemaFile {
         }
         // What the plans' compiler reads. It knows no places, and refuses little that is not
         // refused above.
-        let schema = Schema::parse_str(&text).map_err(|error| {
-            let broken = Broken::new(model.root.at, error.to_string());
+        let record = parse_record(&text).map_err(|message| {
+            let broken = Broken::new(model.root.at, message);
             FileError::at(path, &text, broken)
         })?;
         Ok(Self {
-            fingerprints: Fingerprints::of(&model),
+            fingerprints: Fingerprints {
+                record: record.fingerprint(),
+                array: record.array_fingerprint(),
+            },
             text,
             model,
-            schema,
+            record,
         })
     }
+}
+
+fn parse_record(text: &str) -> Result<WriterSchema, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let mut record = &value;
+    // `{"type": {"type": "array", "items": …}}` is a schema too.
+    while let Some(kind) = record.get("type").filter(|kind| *kind != "record") {
+        record = match record.get("items").filter(|_| kind == "array") {
+            Some(items) => items,
+            None => kind,
+        };
+    }
+    WriterSchema::parse(&record.to_string()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

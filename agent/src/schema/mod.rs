@@ -8,7 +8,6 @@
 //! ```
 
 pub mod builtin;
-pub mod canonical;
 pub mod check;
 pub mod file;
 pub mod folder;

@@ -1,9 +1,8 @@
 //! An Avro schema as the specification speaks of it, each part with its place in the file.
 //!
-//! The library's own tree is what plans are compiled from; it does not keep places, nor whether a
-//! UUID stands in a string or in 16 bytes, and its canonical form keeps more of logical types than
-//! the specification does (so its fingerprints of such schemas are nobody else's). What depends on
-//! these (messages, fingerprints, resolution) goes by this tree instead.
+//! The library's own tree is what plans are compiled from; it keeps no places, nor whether a UUID
+//! stands in a string or in 16 bytes. What depends on these (messages, resolution) goes by this
+//! tree instead.
 
 use super::located::{Broken, Json, Value};
 

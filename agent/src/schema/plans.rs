@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use apache_avro::Schema;
-
 use super::file::SchemaFile;
 use super::table::{Known, SchemaTable};
 use crate::decode::avro::plan::{CompileError, Mapping, Plan};
@@ -15,11 +13,7 @@ pub struct Plans {
 
 impl Plans {
     pub fn compile(file: &SchemaFile, mapping: &Mapping) -> Result<Self, CompileError> {
-        let record = match &file.schema {
-            Schema::Array(array) => &*array.items,
-            record => record,
-        };
-        let plan = Plan::compile(record, mapping)?;
+        let plan = Plan::compile(file.record.schema(), mapping)?;
         Ok(Self {
             array: Arc::new(plan.of_array()),
             record: Arc::new(plan),

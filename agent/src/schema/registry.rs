@@ -16,7 +16,6 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::builtin;
 use super::file::{FileError, SchemaFile};
 use super::folder::{Listed, Listing};
 use super::kept::{self, KeptSchemas};
@@ -106,7 +105,7 @@ impl Registry {
             folder: settings.schemas_dir.clone(),
             settings: settings.schemas.clone(),
             kept,
-            accepted: Schemas::new(builtin::table()),
+            accepted: Schemas::new(SchemaTable::builtin()),
             delivered: Schemas::default(),
             view: Arc::default(),
             seen: None,
@@ -179,7 +178,7 @@ impl Registry {
 
     /// Puts what was found in force.
     fn take(&mut self, listing: Listing) {
-        let mut table = builtin::table();
+        let mut table = SchemaTable::builtin();
         let mut taken = Taken::default();
         for (path, why) in &listing.left_out {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -313,7 +312,7 @@ impl JournalSchemas {
         let data_dir = folders.find(|folder| folder.join(kept::FOLDER).is_dir());
         Self {
             data_dir: data_dir.unwrap_or(&path).to_owned(),
-            schemas: Schemas::new(builtin::table()),
+            schemas: Schemas::new(SchemaTable::builtin()),
             changed: None,
         }
     }
@@ -337,7 +336,7 @@ impl JournalSchemas {
 }
 
 fn delivered_table(kept: &KeptSchemas) -> SchemaTable {
-    let mut table = builtin::table();
+    let mut table = SchemaTable::builtin();
     for copy in kept.schemas.values() {
         // It compiled when it was kept; a later version of the agent may see that differently.
         match Plans::compile(&copy.file, &copy.mapping) {

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agent_common::frame::{FLAG_ACKNOWLEDGE, FrameHeader};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 
@@ -45,6 +46,8 @@ pub struct Templates {
     /// The first so many are whole; behind them stand what was cut from one, and forged ones.
     full: usize,
     payload_len_max: usize,
+    encoding: Encoding,
+    schema: SchemaVersion,
 }
 
 impl Templates {
@@ -76,6 +79,8 @@ impl Templates {
             full: all.len(),
             all,
             payload_len_max: plan.payload_len_max,
+            encoding: plan.encoding,
+            schema: plan.schema,
         })
     }
 
@@ -88,8 +93,7 @@ impl Templates {
         // Once in a run, at its end.
         let whole = &self.all[index];
         let records = whole.records[..records_max as usize].to_vec();
-        let encoding = Encoding::from_wire(whole.header.encoding).expect("ours");
-        let mut batch = Batch::new(encoding);
+        let mut batch = Batch::new(self.encoding, self.schema);
         for record in &records {
             let pushed = batch.push(record, self.payload_len_max);
             assert!(
@@ -130,7 +134,7 @@ impl Filling {
         Self {
             done: Vec::new(),
             bytes: 0,
-            batch: Batch::new(plan.encoding),
+            batch: Batch::new(plan.encoding, plan.schema),
             records: Vec::new(),
             batch_records_max: plan.batch_records,
             payload_len_max: plan.payload_len_max,
