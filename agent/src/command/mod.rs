@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod load;
 mod run;
+mod schema;
 mod send;
 mod target;
 
@@ -33,6 +34,7 @@ enum Command {
     Send(send::Arguments),
     Cat(cat::Arguments),
     Load(load::Arguments),
+    Schema(schema::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Send(arguments) => send::run(arguments),
         Command::Cat(arguments) => cat::run(arguments),
         Command::Load(arguments) => load::run(arguments),
+        Command::Schema(arguments) => schema::run(arguments),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

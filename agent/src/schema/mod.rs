@@ -20,4 +20,5 @@ pub mod protobuf;
 pub mod registry;
 pub mod resolve;
 pub mod table;
+pub mod version;
 pub mod watch;
