@@ -59,6 +59,8 @@ fn builtin() -> Settings {
             keep_age: Duration::from_secs(7 * 86_400),
             enabled: true,
         }],
+        schemas_dir: None,
+        schemas: Vec::new(),
     }
 }
 
@@ -89,7 +91,17 @@ fn the_example_holds_every_key_at_its_built_in_value() {
     };
     assert_eq!(example, expected);
     // Commented-out keys are right too: what is shown can be used.
-    let uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    let mut uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    for key in [
+        "schemas_dir =",
+        "[schemas.",
+        "fields =",
+        "unmapped =",
+        "registry_id =",
+    ] {
+        uncommented = uncommented.replace(&format!("# {key}"), key);
+    }
+    assert_eq!(settings(&uncommented).schemas[0].registry_id, Some(17));
     assert_eq!(
         settings(&uncommented).listeners[1].receive_buffer,
         Some(4 * MIB)
@@ -101,7 +113,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            19,
+            23,
             "a new key: does this test still say enough?"
         );
         for key in keys {

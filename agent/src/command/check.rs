@@ -123,10 +123,18 @@ mod tests {
             "penstock.toml:5:10: schemas.order: schemas_dir has no order.avsc",
             "did you mean orders?",
         ] {
-            assert!(report.text.contains(expected), "{expected}: {}", report.text);
+            assert!(
+                report.text.contains(expected),
+                "{expected}: {}",
+                report.text
+            );
         }
         let report = check_text("schemas_dir = \"/nonexistent/schemas\"\n");
-        assert!(report.text.contains("penstock.toml:1:1: schemas_dir: /nonexistent/schemas"));
+        assert!(
+            report
+                .text
+                .contains("penstock.toml:1:1: schemas_dir: /nonexistent/schemas")
+        );
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::decode::avro::plan::Target;
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
 pub use host::{cores, warnings};
-pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use key::nearest;
+pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use read::is_schema_name;
 pub use settings::Settings;
 pub use show::show;
@@ -156,7 +156,9 @@ pub fn mistake_at(files: &[PathBuf], key: &str, message: &str, help: &str) -> Op
 
 /// The word of `schemas.NAME.fields` for a target.
 pub fn target_word(target: &Target) -> String {
-    (key::SCHEMA_FIELD.show)(target).trim_matches('"').to_owned()
+    (key::SCHEMA_FIELD.show)(target)
+        .trim_matches('"')
+        .to_owned()
 }
 
 /// The target of such a word.

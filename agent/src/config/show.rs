@@ -71,7 +71,10 @@ pub fn show(settings: &Settings) -> String {
         });
         let fields: Vec<String> = fields.collect();
         if !fields.is_empty() {
-            put(&mut out, format_args!("fields = {{ {} }}\n", fields.join(", ")));
+            put(
+                &mut out,
+                format_args!("fields = {{ {} }}\n", fields.join(", ")),
+            );
         }
     }
     out

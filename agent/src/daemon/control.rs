@@ -211,8 +211,16 @@ impl Agent {
         let view = Arc::clone(schemas.view());
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
-        let shared =
-            Shared::new(loaded, started, gate, bound, marks, sinks.views, view, &registry);
+        let shared = Shared::new(
+            loaded,
+            started,
+            gate,
+            bound,
+            marks,
+            sinks.views,
+            view,
+            &registry,
+        );
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),

@@ -88,7 +88,10 @@ impl Decoder {
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
         let bytes = self.plain(payload)?;
         let (found, unmapped_fields) = match payload.encoding {
-            Encoding::Protobuf => (protobuf::validate(bytes)?, 0),
+            Encoding::Protobuf => {
+                let found = protobuf::validate(bytes)?;
+                (found.records, found.unknown_fields)
+            }
             Encoding::Avro => {
                 let found = self.avro(bytes, |_| ())?;
                 (found.records, found.unmapped_fields)

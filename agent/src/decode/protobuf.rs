@@ -59,41 +59,52 @@ mod entry {
     pub const FIELD_MAX: u32 = 2;
 }
 
+/// What a payload in order holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub records: u32,
+    /// Fields that this version does not know: passed over, in batch, records and attributes.
+    pub unknown_fields: u64,
+}
+
 /// Checks every record and returns how many there are.
-pub fn validate(payload: &[u8]) -> Result<u32, Reason> {
-    for_each_record(payload, |bytes| read_record(bytes).map(|_| ()))
+pub fn validate(payload: &[u8]) -> Result<Found, Reason> {
+    for_each_record(payload, |bytes, unknown| {
+        read_record(bytes, unknown).map(|_| ())
+    })
 }
 
 /// Shows every record to `visit` and returns how many there were.
 pub fn for_each(payload: &[u8], mut visit: impl FnMut(&RecordView<'_>)) -> Result<u32, Reason> {
-    for_each_record(payload, |bytes| {
-        visit(&read_record(bytes)?);
+    let found = for_each_record(payload, |bytes, unknown| {
+        visit(&read_record(bytes, unknown)?);
         Ok(())
-    })
+    })?;
+    Ok(found.records)
 }
 
 #[inline(always)]
 fn for_each_record<'a>(
     payload: &'a [u8],
-    mut on_record: impl FnMut(&'a [u8]) -> Result<(), Reason>,
-) -> Result<u32, Reason> {
+    mut on_record: impl FnMut(&'a [u8], &mut u64) -> Result<(), Reason>,
+) -> Result<Found, Reason> {
     let mut reader = Reader { rest: payload };
-    let mut records = 0;
+    let mut found = Found::default();
     while !reader.is_at_end() {
         match reader.key()? {
             batch::RECORDS => {
-                on_record(reader.bytes()?).map_err(inside)?;
-                records += 1;
+                on_record(reader.bytes()?, &mut found.unknown_fields).map_err(inside)?;
+                found.records += 1;
             }
-            other => reader.skip(other, batch::FIELD_MAX)?,
+            other => reader.skip(other, batch::FIELD_MAX, &mut found.unknown_fields)?,
         }
     }
-    Ok(records)
+    Ok(found)
 }
 
 /// Of a field that occurs again the last occurrence holds; `attributes` gather.
 #[inline(always)]
-fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
+fn read_record<'a>(bytes: &'a [u8], unknown: &mut u64) -> Result<RecordView<'a>, Reason> {
     let mut view = RecordView::EMPTY;
     let mut attributes = 0;
     // What stands from the first attribute on, and what behind the last.
@@ -110,7 +121,7 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
             record::BODY => view.body = text(reader.bytes()?)?,
             record::HOST_NAME => view.host_name = text(reader.bytes()?)?,
             record::ATTRIBUTES => {
-                read_entry(reader.bytes()?)?;
+                read_entry(reader.bytes()?, unknown)?;
                 if attributes == 0 {
                     from_first = field;
                 }
@@ -119,7 +130,7 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
             }
             record::TRACE_ID => view.trace_id = reader.bytes()?,
             record::SPAN_ID => view.span_id = reader.bytes()?,
-            other => reader.skip(other, record::FIELD_MAX)?,
+            other => reader.skip(other, record::FIELD_MAX, unknown)?,
         }
     }
     view.attributes = Attributes {
@@ -130,14 +141,14 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
 }
 
 #[inline(always)]
-fn read_entry(bytes: &[u8]) -> Result<(&str, &str), Reason> {
+fn read_entry<'a>(bytes: &'a [u8], unknown: &mut u64) -> Result<(&'a str, &'a str), Reason> {
     let mut pair = ("", "");
     let mut reader = Reader { rest: bytes };
     while !reader.is_at_end() {
         match reader.key()? {
             entry::KEY => pair.0 = text(reader.bytes()?)?,
             entry::VALUE => pair.1 = text(reader.bytes()?)?,
-            other => reader.skip(other, entry::FIELD_MAX)?,
+            other => reader.skip(other, entry::FIELD_MAX, unknown)?,
         }
     }
     Ok(pair)
@@ -174,7 +185,8 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.reader.is_at_end() {
             match self.reader.key().ok()? {
-                record::ATTRIBUTES => return read_entry(self.reader.bytes().ok()?).ok(),
+                // Counted when they were read first.
+                record::ATTRIBUTES => return read_entry(self.reader.bytes().ok()?, &mut 0).ok(),
                 other => self.reader.skip_any(other).ok()?,
             }
         }
@@ -255,14 +267,15 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// Passes over a field of no known key. `field_max`: the message knows fields 1 to that, so
-    /// one of these has come with a wire type that is not its own.
+    /// Passes over a field of no known key, and counts it. `field_max`: the message knows fields 1
+    /// to that, so one of these has come with a wire type that is not its own.
     #[cold]
     #[inline(never)]
-    fn skip(&mut self, key: u32, field_max: u32) -> Result<(), Reason> {
+    fn skip(&mut self, key: u32, field_max: u32, unknown: &mut u64) -> Result<(), Reason> {
         if (1..=field_max).contains(&(key >> 3)) {
             return Err(Reason::MalformedPayload);
         }
+        *unknown += 1;
         self.skip_any(key)
     }
 
@@ -338,9 +351,39 @@ mod tests {
 
     fn verdict(record: &[u8]) -> Result<u32, Reason> {
         let payload = batch_of(record);
-        let verdict = validate(&payload);
+        let verdict = validate(&payload).map(|found| found.records);
         assert_eq!(for_each(&payload, |_| ()), verdict);
         verdict
+    }
+
+    /// Field 15 stands in the batch, in a record and in one of its attributes; the group in field 9
+    /// is one field, whatever is in it.
+    #[test]
+    fn unknown_fields_are_counted_wherever_they_stand() {
+        let entry = [0x0a, 1, b'k', 0x78, 1, 0x12, 1, b'v'];
+        let mut record = vec![
+            0x78,
+            1,
+            0x7a,
+            2,
+            7,
+            7,
+            0x4b,
+            0x78,
+            1,
+            0x4c,
+            0x32,
+            entry.len() as u8,
+        ];
+        record.extend_from_slice(&entry);
+        let mut payload = batch_of(&record);
+        payload.extend_from_slice(&batch_of(&[0x22, 1, b'b']));
+        payload.extend_from_slice(&[0x7d, 0, 0, 0, 0]);
+        let expected = Found {
+            records: 2,
+            unknown_fields: 5,
+        };
+        assert_eq!(validate(&payload), Ok(expected));
     }
 
     /// The examples of the Protobuf encoding guide.
@@ -492,7 +535,8 @@ mod tests {
         assert_eq!(verdict(&nested(1)), Ok(1));
         assert_eq!(verdict(&nested(NESTING_MAX)), Ok(1));
         assert_eq!(verdict(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
-        assert_eq!(validate(&nested(NESTING_MAX)), Ok(0));
+        let in_batch = validate(&nested(NESTING_MAX)).map(|found| found.records);
+        assert_eq!(in_batch, Ok(0));
         assert_eq!(validate(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
         // A million opened groups are refused at the 33rd.
         assert_eq!(validate(&vec![0x7b; 1 << 20]), Err(Reason::TooDeep));

@@ -83,8 +83,7 @@ impl ControlPublisher {
                 .iter()
                 .map(|sink| SinkHandles::new(registry, sink))
                 .collect(),
-            schemas: State::ALL
-                .map(|state| registry.gauge(&family::SCHEMAS, &[state.label()])),
+            schemas: State::ALL.map(|state| registry.gauge(&family::SCHEMAS, &[state.label()])),
             journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
             config_last_reload_successful,
         }

@@ -98,7 +98,9 @@ impl Check<'_> {
             let (_, last) = field.rsplit_once('.').unwrap_or(("", field));
             let help = match nearest(last, &known) {
                 Some(near) => format!("did you mean {near}?"),
-                None if known.is_empty() => "what stands before the last dot is no record".to_owned(),
+                None if known.is_empty() => {
+                    "what stands before the last dot is no record".to_owned()
+                }
                 None => format!("the fields there are {}", known.join(", ")),
             };
             let key = format!("{table}.fields.{field}");

@@ -201,7 +201,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_has_its_line_and_column() {
-        assert!(refused(b"{\n  \"type\": \"record\",\n  oops\n}").starts_with("3:3: this is no JSON"));
+        assert!(
+            refused(b"{\n  \"type\": \"record\",\n  oops\n}").starts_with("3:3: this is no JSON")
+        );
         let unknown = b"{\"type\": \"record\", \"name\": \"R\", \"fields\": [\n  {\"name\": \"a\", \"type\": \"lnog\"}\n]}";
         assert_eq!(
             refused(unknown),
@@ -216,6 +218,10 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there() {
         let error = SchemaFile::read(Path::new("/nonexistent/x.avsc")).expect_err("none");
-        assert!(error.to_string().starts_with("/nonexistent/x.avsc: cannot be read:"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nonexistent/x.avsc: cannot be read:")
+        );
     }
 }

@@ -56,7 +56,10 @@ impl Listing {
             listing.files.push(Listed { name, path, mark });
         }
         listing.files.sort_by(|a, b| a.name.cmp(&b.name));
-        for extra in listing.files.drain(SCHEMA_FILES_MAX.min(listing.files.len())..) {
+        for extra in listing
+            .files
+            .drain(SCHEMA_FILES_MAX.min(listing.files.len())..)
+        {
             let why = format!("more than {SCHEMA_FILES_MAX} schema files");
             listing.left_out.push((extra.path, why));
         }

@@ -93,7 +93,9 @@ impl KeptSchemas {
     pub fn keep(&mut self, settings: &SchemaSettings, file: &SchemaFile) -> Result<(), FileError> {
         let fingerprint = file.fingerprints.array;
         let known = self.schemas.get(&fingerprint);
-        let mut registry_ids = known.map(|kept| kept.registry_ids.clone()).unwrap_or_default();
+        let mut registry_ids = known
+            .map(|kept| kept.registry_ids.clone())
+            .unwrap_or_default();
         registry_ids.extend(settings.registry_id);
         let is_same = |kept: &Kept| {
             kept.name == settings.name
@@ -228,8 +230,14 @@ mod tests {
         let (again, errors) = KeptSchemas::read(data.path());
         assert!(errors.is_empty(), "{errors:?}");
         let copy = again.by_registry_id(17).expect("kept");
-        assert_eq!((&copy.name, &copy.mapping), (&settings.name, &settings.mapping));
-        assert_eq!(copy.file.text, text, "byte for byte: the order of fields is the encoding's");
+        assert_eq!(
+            (&copy.name, &copy.mapping),
+            (&settings.name, &settings.mapping)
+        );
+        assert_eq!(
+            copy.file.text, text,
+            "byte for byte: the order of fields is the encoding's"
+        );
         assert_eq!(again.schemas.len(), 1);
         assert!(again.by_registry_id(18).is_none());
 

@@ -109,8 +109,9 @@ impl Model {
             shape => shape,
         };
         match shape {
-            Shape::Named(index) => Some(&self.named[*index])
-                .filter(|named| matches!(named.kind, NamedKind::Record(_))),
+            Shape::Named(index) => {
+                Some(&self.named[*index]).filter(|named| matches!(named.kind, NamedKind::Record(_)))
+            }
             _ => None,
         }
     }
@@ -164,7 +165,10 @@ impl Parser {
             Value::Object(_) => self.object(json, namespace),
             _ => Err(Broken::new(
                 json.at,
-                format!("{} is no schema: a type's name, an object with \"type\", or an array of schemas is", json.kind()),
+                format!(
+                    "{} is no schema: a type's name, an object with \"type\", or an array of schemas is",
+                    json.kind()
+                ),
             )),
         }
     }
@@ -372,12 +376,14 @@ impl Parser {
             },
             Shape::Union(branches) => branches.iter().any(|branch| self.is_value(branch, json)),
             Shape::Named(index) => match &self.named[*index].kind {
-                NamedKind::Record(fields) => fields.iter().all(|field| {
-                    let given = json.member(&field.name);
-                    given.map_or(field.has_default, |value| {
-                        self.is_value(&field.schema, value)
-                    })
-                }) && matches!(json.value, Value::Object(_)),
+                NamedKind::Record(fields) => {
+                    fields.iter().all(|field| {
+                        let given = json.member(&field.name);
+                        given.map_or(field.has_default, |value| {
+                            self.is_value(&field.schema, value)
+                        })
+                    }) && matches!(json.value, Value::Object(_))
+                }
                 NamedKind::Enum { symbols, .. } => json
                     .text()
                     .is_some_and(|text| symbols.iter().any(|symbol| symbol == text)),
@@ -532,17 +538,23 @@ mod tests {
                 "twice",
             ),
             (
-                record("{\"name\": \"a\", \"type\": {\"type\": \"fixed\", \"name\": \"F\", \"size\": -1}}"),
+                record(
+                    "{\"name\": \"a\", \"type\": {\"type\": \"fixed\", \"name\": \"F\", \"size\": -1}}",
+                ),
                 "-1}}",
                 "number of bytes",
             ),
             (
-                record("{\"name\": \"a\", \"type\": \"int\"}, {\"name\": \"a\", \"type\": \"int\"}"),
+                record(
+                    "{\"name\": \"a\", \"type\": \"int\"}, {\"name\": \"a\", \"type\": \"int\"}",
+                ),
                 "\"a\", \"type\": \"int\"}",
                 "two fields \"a\"",
             ),
             (
-                record("{\"name\": \"a\", \"type\": {\"type\": \"enum\", \"name\": \"E\", \"symbols\": [\"A\"], \"default\": \"B\"}}"),
+                record(
+                    "{\"name\": \"a\", \"type\": {\"type\": \"enum\", \"name\": \"E\", \"symbols\": [\"A\"], \"default\": \"B\"}}",
+                ),
                 "\"B\"}}",
                 "none of the enum's symbols",
             ),

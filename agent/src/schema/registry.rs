@@ -73,7 +73,10 @@ impl SchemaView {
 
     /// How many files are in a state.
     pub fn count(&self, state: State) -> usize {
-        self.files().iter().filter(|file| file.state == state).count()
+        self.files()
+            .iter()
+            .filter(|file| file.state == state)
+            .count()
     }
 }
 

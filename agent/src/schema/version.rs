@@ -10,7 +10,8 @@ use super::resolve::{Difference, resolve};
 use crate::config::line_column;
 
 /// What the names of descriptor sets end in.
-pub const DESCRIPTOR_ENDINGS: [&str; 6] = [".binpb", ".desc", ".fds", ".pb", ".protoset", ".protobin"];
+pub const DESCRIPTOR_ENDINGS: [&str; 6] =
+    [".binpb", ".desc", ".fds", ".pb", ".protoset", ".protobin"];
 
 /// One version.
 #[derive(Clone, Debug)]
@@ -48,8 +49,7 @@ impl Version {
         };
         let form = if file_name.ends_with(ENDING) {
             let text = read_text(path)?;
-            let model =
-                Model::parse(&text).map_err(|broken| FileError::at(path, &text, broken))?;
+            let model = Model::parse(&text).map_err(|broken| FileError::at(path, &text, broken))?;
             Form::Avro { text, model }
         } else {
             let read = Descriptors::parse(&read_bytes(path)?);
@@ -73,7 +73,9 @@ impl Version {
             (Form::Avro { model: a, .. }, Form::Avro { model: b, .. }) => {
                 match (a.record(), b.record()) {
                     (Some(a), Some(b)) => {
-                        a.name == b.name || a.aliases.contains(&b.name) || b.aliases.contains(&a.name)
+                        a.name == b.name
+                            || a.aliases.contains(&b.name)
+                            || b.aliases.contains(&a.name)
                     }
                     _ => true,
                 }
@@ -152,7 +154,10 @@ mod tests {
     fn numbers_in_names_count_by_value() {
         let mut names = ["order_v10", "order_v9", "b2", "order", "order_v09b", "a"];
         names.sort_by(|a, b| natural(a).cmp(&natural(b)));
-        assert_eq!(names, ["a", "b2", "order", "order_v9", "order_v09b", "order_v10"]);
+        assert_eq!(
+            names,
+            ["a", "b2", "order", "order_v9", "order_v09b", "order_v10"]
+        );
     }
 
     #[test]
@@ -160,7 +165,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, field: &str| {
             let path = folder.path().join(name);
-            let text = format!("{{\"type\": \"record\", \"name\": \"R\", \"fields\": [\n\n{field}]}}");
+            let text =
+                format!("{{\"type\": \"record\", \"name\": \"R\", \"fields\": [\n\n{field}]}}");
             std::fs::write(&path, text).expect("write");
             Version::read(&path).expect("a schema")
         };

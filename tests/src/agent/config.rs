@@ -25,6 +25,8 @@ pub struct Config {
     pub udp_receive_buffer: &'static str,
     /// Instead of the home's own.
     pub data_dir: Option<PathBuf>,
+    /// A folder of users' writer schemas.
+    pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
     pub more: &'static str,
 }
@@ -41,6 +43,7 @@ impl Config {
             admin_address: "127.0.0.1:0".to_owned(),
             udp_receive_buffer: "16MiB",
             data_dir: None,
+            schemas_dir: None,
             more: "",
         }
     }
@@ -62,10 +65,15 @@ impl Config {
             Gate::Kernel => "auto",
             Gate::UserSpace => "off",
         };
+        let schemas_dir = match &self.schemas_dir {
+            Some(folder) => format!("schemas_dir = \"{}\"", folder.display()),
+            None => String::new(),
+        };
         // `min_free` is about the host's disk, which is not the tests' subject.
         format!(
             r#"
 data_dir = "{data_dir}"
+{schemas_dir}
 shards = {shards}
 memory_max = "512MiB"
 [admin]

@@ -81,10 +81,10 @@ struct Pair {
 }
 
 fn check(path: &Path, against: Option<&Path>) -> Result<Report, Failure> {
-    let failed = |error: std::io::Error| Failure::io(format_args!("read {}", path.display()), &error);
+    let failed =
+        |error: std::io::Error| Failure::io(format_args!("read {}", path.display()), &error);
     std::fs::metadata(path).map_err(failed)?;
-    let new =
-        Version::read(path).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let new = Version::read(path).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     let folder = path.parent().filter(|parent| *parent != Path::new(""));
     let against = against.unwrap_or(folder.unwrap_or(Path::new(".")));
     let mut input = Input::read(against)?;
@@ -127,7 +127,8 @@ fn why_unmapped(path: &Path) -> Option<String> {
         Ok(file) => file,
         Err(error) => return Some(error.message),
     };
-    let compiled = crate::decode::avro::plan::Plan::compile(file.record.schema(), &Mapping::default());
+    let compiled =
+        crate::decode::avro::plan::Plan::compile(file.record.schema(), &Mapping::default());
     compiled.err().map(|error| error.to_string())
 }
 
@@ -139,7 +140,9 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 impl Report {
     fn breaks(&self, need: Need) -> usize {
         let findings = self.pairs.iter().flat_map(|pair| &pair.findings);
-        findings.filter(|found| need.is_broken_by(found.hurts)).count()
+        findings
+            .filter(|found| need.is_broken_by(found.hurts))
+            .count()
     }
 
     fn print(&self, format: Format, need: Need) -> String {
@@ -231,7 +234,11 @@ mod tests {
         assert_eq!(report.breaks(Need::Full), 1);
         assert_eq!(report.breaks(Need::Backward), 1);
         assert_eq!(report.breaks(Need::Forward), 0);
-        assert!(report.text(Need::Forward).contains("breaks backward, as it may"));
+        assert!(
+            report
+                .text(Need::Forward)
+                .contains("breaks backward, as it may")
+        );
         let json: serde_json::Value =
             serde_json::from_str(&report.print(Format::Json, Need::Full)).expect("JSON");
         assert_eq!(json["breaks"], 1);
@@ -258,7 +265,12 @@ mod tests {
         let broken = folder.record("v2.avsc", "R", r#"{"name": "a", "type": "itn"}"#);
         let failure = check(&broken, None).err().expect("broken");
         assert_eq!(failure.exit, Exit::Config);
-        assert!(failure.message.contains("v2.avsc:2:23: no type is called \"itn\""), "{failure}");
+        assert!(
+            failure
+                .message
+                .contains("v2.avsc:2:23: no type is called \"itn\""),
+            "{failure}"
+        );
         let missing = check(Path::new("/nonexistent/a.avsc"), None).err();
         assert_eq!(missing.map(|f| f.exit), Some(Exit::NoInput));
     }

@@ -165,7 +165,12 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(
             found[0].versions,
-            ["log_record_v1", "log_record_v2", "log_record_v3", "stored_record"]
+            [
+                "log_record_v1",
+                "log_record_v2",
+                "log_record_v3",
+                "stored_record"
+            ]
         );
         for pair in &found[0].pairs {
             let expected = match pair.new {
@@ -191,11 +196,22 @@ mod tests {
         let json = print(&input, folder.path(), Format::Json).expect("a matrix");
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json[0]["pairs"][0]["compatibility"], "backward");
-        assert_eq!(json[0]["reads"], serde_json::json!([[true, true], [false, true]]));
+        assert_eq!(
+            json[0]["reads"],
+            serde_json::json!([[true, true], [false, true]])
+        );
         let failure = input.outcome().expect_err("two are broken");
         assert_eq!(failure.exit, Exit::Config);
-        assert!(failure.message.contains("c.avsc:2:9: no type is called \"lnog\""));
-        assert!(failure.message.contains("d.desc: this is no descriptor set"));
+        assert!(
+            failure
+                .message
+                .contains("c.avsc:2:9: no type is called \"lnog\"")
+        );
+        assert!(
+            failure
+                .message
+                .contains("d.desc: this is no descriptor set")
+        );
     }
 
     #[test]

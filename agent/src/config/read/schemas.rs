@@ -100,7 +100,8 @@ impl Values {
         if let Some(Value::Table(inner)) = find("fields").map(|entry| &entry.value) {
             self.fields(&join(&path, "fields"), "", inner, &mut fields);
         }
-        let count = find("unmapped").and_then(|entry| self.leaf(&key::SCHEMA_UNMAPPED, &path, entry));
+        let count =
+            find("unmapped").and_then(|entry| self.leaf(&key::SCHEMA_UNMAPPED, &path, entry));
         SchemaSettings {
             name: name.to_owned(),
             mapping: Mapping {

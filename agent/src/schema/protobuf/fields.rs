@@ -89,8 +89,7 @@ impl Walk<'_> {
         let is_renamed = names.0 != names.1;
         match new.r#type() {
             Type::Message | Type::Group => {
-                let (Some(older), Some(newer)) =
-                    (before.message(names.0), after.message(names.1))
+                let (Some(older), Some(newer)) = (before.message(names.0), after.message(names.1))
                 else {
                     return self.elsewhere(is_renamed, names, path);
                 };

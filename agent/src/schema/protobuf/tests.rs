@@ -136,7 +136,10 @@ fn one_value_and_many() {
         compared(&many, &single),
         (
             "forward",
-            vec!["t.M.n: breaks backward".to_owned(), "t.M.s: note".to_owned()]
+            vec![
+                "t.M.n: breaks backward".to_owned(),
+                "t.M.s: note".to_owned()
+            ]
         )
     );
 }

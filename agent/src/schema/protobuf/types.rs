@@ -15,7 +15,8 @@ pub fn type_change(old: Type, new: Type) -> Change {
         Bool, Bytes, Enum, Fixed32, Fixed64, Int32, Int64, Message, Sfixed32, Sfixed64, Sint32,
         Sint64, String, Uint32, Uint64,
     };
-    const TRUNCATED: &str = "the same on the wire; a value that does not fit is cut or changes sign";
+    const TRUNCATED: &str =
+        "the same on the wire; a value that does not fit is cut or changes sign";
     if old == new {
         return Change::None;
     }

@@ -83,13 +83,20 @@ fn an_added_schema_is_in_force_after_two_looks_and_a_removed_one_is_still_delive
     assert!(!is_plan(registry.accepted(), print));
     rig.write("orders.avsc", &text);
     registry.look();
-    assert!(!is_plan(registry.accepted(), print), "it may still be being written");
+    assert!(
+        !is_plan(registry.accepted(), print),
+        "it may still be being written"
+    );
     registry.look();
     assert!(is_plan(registry.accepted(), print));
     assert!(is_plan(registry.delivered(), print));
     let generation = registry.accepted().generation();
     registry.look();
-    assert_eq!(registry.accepted().generation(), generation, "nothing changed");
+    assert_eq!(
+        registry.accepted().generation(),
+        generation,
+        "nothing changed"
+    );
 
     rig.remove("orders.avsc");
     registry.look();
@@ -157,7 +164,8 @@ fn the_same_schema_twice_is_used_once() {
 fn a_schema_that_cannot_be_mapped_is_known_and_unusable() {
     let mut rig = Rig::new();
     // A record in itself without an end: it parses, and no value of it exists.
-    let endless = "{\"type\": \"record\", \"name\": \"E\", \"fields\": [{\"name\": \"e\", \"type\": \"E\"}]}";
+    let endless =
+        "{\"type\": \"record\", \"name\": \"E\", \"fields\": [{\"name\": \"e\", \"type\": \"E\"}]}";
     rig.write("endless.avsc", endless);
     let mapped = record("M", &["body"]);
     rig.write("mapped.avsc", &mapped);
@@ -166,9 +174,15 @@ fn a_schema_that_cannot_be_mapped_is_known_and_unusable() {
     assert_eq!(registry.view().count(State::Unusable), 2);
     let (_, table) = registry.accepted().current();
     for print in [array_print(endless), array_print(&mapped)] {
-        assert!(matches!(table.by_fingerprint.get(&print), Some(Known::Unusable)));
+        assert!(matches!(
+            table.by_fingerprint.get(&print),
+            Some(Known::Unusable)
+        ));
     }
-    assert!(matches!(table.by_registry_id.get(&4), Some(Known::Unusable)));
+    assert!(matches!(
+        table.by_registry_id.get(&4),
+        Some(Known::Unusable)
+    ));
 }
 
 #[test]
@@ -185,10 +199,32 @@ fn a_registry_id_stays_with_its_schema() {
     registry.look();
     registry.look();
     assert_eq!(states(&registry), [("a".to_owned(), State::Broken)]);
-    let reason = registry.view().files()[0].reason.clone().unwrap_or_default();
-    assert!(reason.contains("registry_id 17 was another schema"), "{reason}");
-    assert!(registry.accepted().current().1.by_registry_id.get(&17).is_none());
-    assert!(registry.delivered().current().1.by_registry_id.get(&17).is_some());
+    let reason = registry.view().files()[0]
+        .reason
+        .clone()
+        .unwrap_or_default();
+    assert!(
+        reason.contains("registry_id 17 was another schema"),
+        "{reason}"
+    );
+    assert!(
+        registry
+            .accepted()
+            .current()
+            .1
+            .by_registry_id
+            .get(&17)
+            .is_none()
+    );
+    assert!(
+        registry
+            .delivered()
+            .current()
+            .1
+            .by_registry_id
+            .get(&17)
+            .is_some()
+    );
 }
 
 #[test]

@@ -164,9 +164,9 @@ fn fields() -> impl Strategy<Value = String> {
             .into_iter()
             .filter(|(name, ..)| taken.insert(*name))
             .map(|(name, schema, optional)| match optional {
-                true if schema != "\"null\"" => format!(
-                    r#"{{"name": "f{name}", "type": ["null", {schema}], "default": null}}"#
-                ),
+                true if schema != "\"null\"" => {
+                    format!(r#"{{"name": "f{name}", "type": ["null", {schema}], "default": null}}"#)
+                }
                 _ => format!(r#"{{"name": "f{name}", "type": {schema}}}"#),
             })
             .collect();
