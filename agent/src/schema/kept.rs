@@ -21,10 +21,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::file::{FileError, SchemaFile, read_text};
+use super::plans::Plans;
 use crate::config::settings::SchemaSettings;
 use crate::config::{target_of, target_word};
 use crate::decode::avro::plan::Mapping;
-use crate::limits::SCHEMAS_KEPT_MAX;
+use crate::limits::{SCHEMAS_KEPT_LEN_MAX, SCHEMAS_KEPT_MAX};
 
 /// The folder's name in the data folder.
 pub const FOLDER: &str = "schemas";
@@ -36,7 +37,9 @@ pub struct Kept {
     pub mapping: Mapping,
     /// All that it ever had: frames with each may stand in the journal.
     pub registry_ids: BTreeSet<u32>,
-    pub file: SchemaFile,
+    /// Of the schema, as it was written.
+    pub text: String,
+    pub plans: Plans,
 }
 
 /// What stands in a copy's file.
@@ -81,7 +84,8 @@ impl KeptSchemas {
         for path in paths.filter(|path| path.extension().is_some_and(|end| end == "json")) {
             match read_copy(&path) {
                 Ok(copy) => {
-                    kept.schemas.insert(copy.file.fingerprints.array, copy);
+                    let fingerprint = copy.plans.fingerprints().array;
+                    kept.schemas.insert(fingerprint, copy);
                 }
                 Err(error) => errors.push(error),
             }
@@ -90,7 +94,12 @@ impl KeptSchemas {
     }
 
     /// Keeps a schema as it is now, durably; does nothing where that is what is kept already.
-    pub fn keep(&mut self, settings: &SchemaSettings, file: &SchemaFile) -> Result<(), FileError> {
+    pub fn keep(
+        &mut self,
+        settings: &SchemaSettings,
+        file: &SchemaFile,
+        plans: &Plans,
+    ) -> Result<(), FileError> {
         let fingerprint = file.fingerprints.array;
         let known = self.schemas.get(&fingerprint);
         let mut registry_ids = known
@@ -101,16 +110,23 @@ impl KeptSchemas {
             kept.name == settings.name
                 && kept.mapping == settings.mapping
                 && kept.registry_ids == registry_ids
-                && kept.file.text == file.text
+                && kept.text == file.text
         };
         if known.is_some_and(is_same) {
             return Ok(());
         }
         let path = self.folder.join(format!("{fingerprint:016x}.json"));
-        if known.is_none() && self.schemas.len() >= SCHEMAS_KEPT_MAX {
+        let others = self
+            .schemas
+            .iter()
+            .filter(|(print, _)| **print != fingerprint);
+        let (count, bytes) =
+            others.fold((0, 0), |(n, sum), (_, kept)| (n + 1, sum + kept.text.len()));
+        if count >= SCHEMAS_KEPT_MAX || bytes + file.text.len() > SCHEMAS_KEPT_LEN_MAX {
             let message = format!(
-                "{SCHEMAS_KEPT_MAX} schemas are kept there already: once every sink has caught \
-                 up, stop the agent and remove those that are no longer in use"
+                "{count} schemas of {bytes} bytes are kept there already, of at most \
+                 {SCHEMAS_KEPT_MAX} and {SCHEMAS_KEPT_LEN_MAX}: once every sink has caught up, \
+                 stop the agent and remove those that are no longer in use"
             );
             return Err(FileError::whole(&self.folder, message));
         }
@@ -136,7 +152,8 @@ impl KeptSchemas {
             name: settings.name.clone(),
             mapping: settings.mapping.clone(),
             registry_ids,
-            file: file.clone(),
+            text: file.text.clone(),
+            plans: plans.clone(),
         };
         self.schemas.insert(fingerprint, copy);
         Ok(())
@@ -169,14 +186,20 @@ fn read_copy(path: &Path) -> Result<Kept, FileError> {
         fields.push((field.clone(), target));
     }
     fields.sort_by(|a, b| a.0.cmp(&b.0));
+    let mapping = Mapping {
+        fields,
+        count_unmapped: written.unmapped == unmapped_word(true),
+    };
+    let file = SchemaFile::parse(path, written.schema.get().to_owned())?;
+    // It compiled when it was kept; a later version of the agent may see that differently.
+    let plans = Plans::compile(&file, &mapping)
+        .map_err(|error| damaged(format!("no records can be made of it: {error}")))?;
     Ok(Kept {
         name: written.name,
-        mapping: Mapping {
-            fields,
-            count_unmapped: written.unmapped == unmapped_word(true),
-        },
+        mapping,
         registry_ids: written.registry_ids,
-        file: SchemaFile::parse(path, written.schema.get().to_owned())?,
+        text: file.text,
+        plans,
     })
 }
 
@@ -226,7 +249,8 @@ mod tests {
             },
             registry_id: Some(17),
         };
-        kept.keep(&settings, &file).expect("kept");
+        let plans = Plans::compile(&file, &settings.mapping).expect("plans");
+        kept.keep(&settings, &file, &plans).expect("kept");
         let (again, errors) = KeptSchemas::read(data.path());
         assert!(errors.is_empty(), "{errors:?}");
         let copy = again.by_registry_id(17).expect("kept");
@@ -235,7 +259,7 @@ mod tests {
             (&settings.name, &settings.mapping)
         );
         assert_eq!(
-            copy.file.text, text,
+            copy.text, text,
             "byte for byte: the order of fields is the encoding's"
         );
         assert_eq!(again.schemas.len(), 1);
@@ -246,7 +270,7 @@ mod tests {
             registry_id: None,
             ..settings
         };
-        kept.keep(&without, &file).expect("kept");
+        kept.keep(&without, &file, &plans).expect("kept");
         let (again, _) = KeptSchemas::read(data.path());
         assert!(again.by_registry_id(17).is_some());
 

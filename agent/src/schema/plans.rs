@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use super::file::SchemaFile;
+use super::file::{Fingerprints, SchemaFile};
 use super::table::{Known, SchemaTable};
 use crate::decode::avro::plan::{CompileError, Mapping, Plan};
 
+#[derive(Clone, Debug)]
 pub struct Plans {
     record: Arc<Plan>,
     array: Arc<Plan>,
+    fingerprints: Fingerprints,
+    /// The file holds the array, not the record.
+    is_array: bool,
 }
 
 impl Plans {
@@ -17,26 +21,31 @@ impl Plans {
         Ok(Self {
             array: Arc::new(plan.of_array()),
             record: Arc::new(plan),
+            fingerprints: file.fingerprints,
+            is_array: file.model.is_array(),
         })
     }
 
+    pub fn fingerprints(&self) -> Fingerprints {
+        self.fingerprints
+    }
+
+    pub fn is_array(&self) -> bool {
+        self.is_array
+    }
+
     /// Under both fingerprints. A registry's id means the schema as it stands in the file.
-    pub fn register(
-        self,
-        file: &SchemaFile,
-        registry_ids: impl IntoIterator<Item = u32>,
-        table: &mut SchemaTable,
-    ) {
-        let record = Known::Plan(self.record);
-        let array = Known::Plan(self.array);
-        let as_it_stands = match file.model.is_array() {
+    pub fn register(&self, registry_ids: impl IntoIterator<Item = u32>, table: &mut SchemaTable) {
+        let record = Known::Plan(Arc::clone(&self.record));
+        let array = Known::Plan(Arc::clone(&self.array));
+        let as_it_stands = match self.is_array {
             true => &array,
             false => &record,
         };
         for id in registry_ids {
             table.by_registry_id.insert(id, as_it_stands.clone());
         }
-        let prints = file.fingerprints;
+        let prints = self.fingerprints;
         table.by_fingerprint.insert(prints.record, record);
         table.by_fingerprint.insert(prints.array, array);
     }

@@ -197,10 +197,10 @@ impl Registry {
                 tracing::warn!(schema = %settings.name, "configured, and its file is not in schemas_dir");
             }
         }
-        log_changes(&self.view.files(), &taken.files);
         self.deliver();
         self.accepted.replace(table);
-        *self.view.files() = taken.files;
+        let before = std::mem::replace(&mut *self.view.files(), taken.files);
+        log_changes(&before, &self.view.files());
         // What could not be kept is tried again at the next look.
         self.in_force = Some(listing.clone()).filter(|_| !taken.try_again);
         self.seen = Some(listing);
@@ -234,8 +234,8 @@ impl Registry {
             reason: None,
         };
         match Plans::compile(&file, &settings.mapping) {
-            Ok(plans) => match self.kept.keep(&settings, &file) {
-                Ok(()) => plans.register(&file, settings.registry_id, table),
+            Ok(plans) => match self.kept.keep(&settings, &file, &plans) {
+                Ok(()) => plans.register(settings.registry_id, table),
                 Err(error) => {
                     taken.try_again = true;
                     return broken(&listed.name, &error);
@@ -264,9 +264,9 @@ impl Registry {
     ) -> Option<FileError> {
         let id = settings.registry_id?;
         let before = self.kept.by_registry_id(id)?;
-        let print = before.file.fingerprints.array;
-        let is_same = print == file.fingerprints.array
-            && before.file.model.is_array() == file.model.is_array();
+        let print = before.plans.fingerprints().array;
+        let is_same =
+            print == file.fingerprints.array && before.plans.is_array() == file.model.is_array();
         let message = format!(
             "registry_id {id} was another schema ({}), whose frames may still stand in the \
              journal: if that one was a mistake, stop the agent and remove {}",
@@ -341,13 +341,8 @@ impl JournalSchemas {
 fn delivered_table(kept: &KeptSchemas) -> SchemaTable {
     let mut table = SchemaTable::builtin();
     for copy in kept.schemas.values() {
-        // It compiled when it was kept; a later version of the agent may see that differently.
-        match Plans::compile(&copy.file, &copy.mapping) {
-            Ok(plans) => plans.register(&copy.file, copy.registry_ids.iter().copied(), &mut table),
-            Err(reason) => {
-                tracing::error!(schema = %copy.name, "a kept schema is unusable: {reason}");
-            }
-        }
+        let ids = copy.registry_ids.iter().copied();
+        copy.plans.register(ids, &mut table);
     }
     table
 }

@@ -126,17 +126,18 @@ impl Values {
         for entry in entries {
             let path = join(prefix, &entry.key);
             match &entry.value {
-                Value::Table(inner) => self.fields(table, &path, inner, into),
+                Value::Table(inner) => {
+                    self.fields(&join(table, &entry.key), &path, inner, into);
+                }
                 Value::Leaf(..) if into.iter().any(|(known, _)| *known == path) => {
                     self.faults.push((
                         entry.place.clone(),
-                        format!("{table}.{path} is given twice"),
+                        format!("{table}.{} is given twice", entry.key),
                         "keep one of the two".to_owned(),
                     ));
                 }
                 Value::Leaf(..) => {
-                    let named = join(table, prefix);
-                    let target = self.leaf(&key::SCHEMA_FIELD, &named, entry);
+                    let target = self.leaf(&key::SCHEMA_FIELD, table, entry);
                     into.extend(target.map(|target| (path, target)));
                 }
             }
