@@ -17,7 +17,7 @@ use crate::config::{self, Loaded};
 use crate::daemon::data::{DataFolder, disk_space};
 use crate::daemon::listen;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
-use crate::daemon::status::{Shared, SinkView};
+use crate::daemon::status::{Shared, SinkView, Views};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
 use crate::journal::feed::{FeedSender, JournalMarks, feed};
@@ -208,19 +208,13 @@ impl Agent {
             deliver_left_behind(&data, shard, &mut sinks)?;
         }
 
-        let view = Arc::clone(schemas.view());
+        let views = Views {
+            sinks: sinks.views,
+            schemas: Arc::clone(schemas.view()),
+        };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
-        let shared = Shared::new(
-            loaded,
-            started,
-            gate,
-            bound,
-            marks,
-            sinks.views,
-            view,
-            &registry,
-        );
+        let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),

@@ -64,6 +64,12 @@ impl SinkView {
     }
 }
 
+/// What other threads say of themselves.
+pub struct Views {
+    pub sinks: Vec<SinkView>,
+    pub schemas: Arc<SchemaView>,
+}
+
 /// Read by the admin side on the control thread; the mutexes are never contended.
 pub struct Shared {
     pub started: Instant,
@@ -86,10 +92,10 @@ impl Shared {
         gate: Gate,
         bound: Vec<Bound>,
         marks: Vec<Arc<JournalMarks>>,
-        sinks: Vec<SinkView>,
-        schemas: Arc<SchemaView>,
+        views: Views,
         registry: &Arc<Registry>,
     ) -> Self {
+        let Views { sinks, schemas } = views;
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
             .iter()
             .map(|reason| reason.label())
