@@ -1,13 +1,18 @@
 //! `proto/RECORDS.md` says what is true: its examples decode to what it says, and its tables are
-//! the ones that the JSON decoder goes by.
+//! the ones that the decoders go by.
 
+use std::sync::Arc;
+
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
+use super::avro::plan::{Mapping, Plan, Target};
+use super::avro::writer::WriterSchema;
 use super::json::names::{Field, field};
 use super::json::severity;
 use super::{Checked, Decoder, Payload};
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{Known, SchemaTable, Schemas};
 
 const DOCUMENT: &str = include_str!("../../../proto/RECORDS.md");
 
@@ -43,21 +48,81 @@ fn assert_is_the_example(record: &RecordView<'_>) {
     assert!(record.attributes.iter().eq([("attempt", "3")]));
 }
 
-#[test]
-fn the_examples_are_one_record() {
-    let hex: Vec<u8> = blocks("hex")[0]
+/// The bytes of a block of this language: what stands before a `#`, line after line.
+fn hex(language: &str) -> Vec<u8> {
+    blocks(language)[0]
         .lines()
         .flat_map(|line| line.split('#').next().unwrap().split_whitespace())
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
-    assert_eq!(hex.len(), 87);
+        .collect()
+}
+
+/// Somebody else's schema, mapped as the text says.
+#[test]
+fn the_example_of_another_schema_is_its_record() {
+    let schema = WriterSchema::parse(blocks("avsc")[0]).expect("a schema");
+    let mapping = Mapping {
+        fields: vec![
+            ("level".to_owned(), Target::SeverityNumber),
+            ("host".to_owned(), Target::HostName),
+        ],
+        count_unmapped: false,
+    };
+    let plan = Plan::compile(schema.schema(), &mapping).expect("a plan");
+    let mut table = SchemaTable::builtin();
+    table.by_registry_id.insert(7, Known::Plan(Arc::new(plan)));
+    let mut decoder = Decoder::new(&Schemas::new(table));
+
+    let avro = hex("hex confluent");
+    let json = blocks("json event")[0].as_bytes();
+    let mut records = Vec::new();
+    for (encoding, payload) in [(Encoding::Avro, &avro[..]), (Encoding::Json, json)] {
+        let payload = Payload::plain(encoding, payload);
+        let mut fields = Vec::new();
+        let count = decoder.for_each(&payload, |record| {
+            fields.push((
+                record.time_unix_nano,
+                record.severity_number,
+                [record.service_name, record.body, record.host_name].map(str::to_owned),
+                record
+                    .attributes
+                    .iter()
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect::<Vec<_>>(),
+            ));
+        });
+        assert_eq!(count, Ok(1));
+        records.push(fields.remove(0));
+    }
+    assert_eq!(records[0], records[1]);
+}
+
+#[test]
+fn the_table_of_versions_is_the_fingerprints() {
+    let rows =
+        rows("| version | its fields | fingerprint of the array, as it stands in a payload |");
+    for (row, schema) in rows.iter().zip(SchemaVersion::ALL) {
+        assert_eq!(row[0], schema.label());
+        let digits = format!("{:016x}", schema.array_fingerprint().swap_bytes());
+        assert_eq!(names(row[2]), [digits]);
+    }
+    assert_eq!(rows.len(), 3);
+}
+
+#[test]
+fn the_examples_are_one_record() {
+    let protobuf = hex("hex");
+    assert_eq!(protobuf.len(), 87);
+    let avro = hex("hex avro");
+    assert_eq!(avro.len(), 93);
     let json = blocks("json");
     let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
     let span_id = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
 
     let mut decoder = Decoder::new(&Schemas::default());
     for (encoding, payload, has_ids) in [
-        (Encoding::Protobuf, &hex[..], true),
+        (Encoding::Protobuf, &protobuf[..], true),
+        (Encoding::Avro, &avro[..], true),
         (Encoding::Json, json[0].as_bytes(), true),
         (Encoding::Json, json[1].as_bytes(), false),
     ] {

@@ -153,6 +153,8 @@ fn within_bounds(payload: &[u8]) -> Result<(), Reason> {
 
 #[cfg(test)]
 mod tests {
+    use penstock_proto::avro::SchemaVersion;
+
     use super::*;
 
     #[test]
@@ -161,12 +163,17 @@ mod tests {
         // Two records, both empty: field 1, length 0.
         let protobuf = [0x0a, 0, 0x0a, 0];
         let json = b"{}\n{}\n";
-        for (encoding, payload) in [
-            (Encoding::Protobuf, &protobuf[..]),
-            (Encoding::Json, &json[..]),
+        // An array of v1, one block of two.
+        let v1 = SchemaVersion::V1.array_fingerprint().to_le_bytes();
+        let avro = [&[0xc3, 1], &v1[..], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let no_avro = [&[0xc3, 1], &v1[..], &[0]].concat();
+        for (encoding, payload, empty) in [
+            (Encoding::Protobuf, &protobuf[..], &b""[..]),
+            (Encoding::Avro, &avro, &no_avro),
+            (Encoding::Json, &json[..], b""),
         ] {
             let payload = Payload::plain(encoding, payload);
-            let empty = Payload::plain(encoding, b"");
+            let empty = Payload::plain(encoding, empty);
             assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
             for records in [0, 1, 3, u32::MAX] {
                 assert_eq!(

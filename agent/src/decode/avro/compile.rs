@@ -131,13 +131,17 @@ impl<'s> Compiler<'s, '_> {
             *role = self.configured(&format!("{prefix}{}", field.name), place)?;
         }
         if prefix.is_empty() {
-            for (target, name) in FIELDS {
-                let claimed = self.mapping.fields.iter().any(|(_, to)| *to == target);
-                if !claimed {
-                    self.claim(fields, &mut roles, name, Role::Field(target))?;
+            // All names first: no field loses its own to another's alias.
+            for by_alias in [false, true] {
+                for (target, name) in FIELDS {
+                    let claimed = self.mapping.fields.iter().any(|(_, to)| *to == target);
+                    if !claimed {
+                        let role = Role::Field(target);
+                        self.claim(fields, &mut roles, (name, by_alias), role)?;
+                    }
                 }
+                self.claim(fields, &mut roles, (ATTRIBUTES, by_alias), Role::Entries)?;
             }
-            self.claim(fields, &mut roles, ATTRIBUTES, Role::Entries)?;
             let time = Role::Field(Target::TimeUnixNano);
             let configured = self.mapping.fields.iter();
             let has_time = roles.contains(&Some(time))
@@ -184,28 +188,27 @@ impl<'s> Compiler<'s, '_> {
         Ok(is_path.then_some(Role::Enter))
     }
 
-    /// Gives a role to the field of that name, else to the first with that alias, if its type suits.
+    /// Gives a role that no field has yet to the first field of that name, or with that alias,
+    /// whose type suits it.
     fn claim(
         &self,
         fields: &[(&RecordField, Place<'s>)],
         roles: &mut [Option<Role>],
-        name: &str,
+        (name, by_alias): (&str, bool),
         role: Role,
     ) -> Result<(), CompileError> {
-        let has_alias = |field: &RecordField| {
+        if roles.contains(&Some(role)) {
+            return Ok(());
+        }
+        for (index, (field, place)) in fields.iter().enumerate() {
             let aliases = field.aliases.as_deref().unwrap_or(&[]);
-            aliases.iter().any(|alias| alias == name)
-        };
-        for by_alias in [false, true] {
-            for (index, (field, place)) in fields.iter().enumerate() {
-                let is_meant = match by_alias {
-                    false => field.name == name,
-                    true => has_alias(field),
-                };
-                if is_meant && roles[index].is_none() && self.can_take(role, place)? {
-                    roles[index] = Some(role);
-                    return Ok(());
-                }
+            let is_meant = match by_alias {
+                false => field.name == name,
+                true => aliases.iter().any(|alias| alias == name),
+            };
+            if is_meant && roles[index].is_none() && self.can_take(role, place)? {
+                roles[index] = Some(role);
+                return Ok(());
             }
         }
         Ok(())
@@ -455,6 +458,7 @@ fn id(id: Id, schema: &Schema) -> Result<Step, CompileError> {
             let len = u32::try_from(fixed.size).map_err(|_| CompileError::TooLarge)?;
             Ok(Step::IdFixed(id, len))
         }
+        Schema::String => Ok(Step::IdText(id)),
         _ => Ok(Step::Id(id)),
     }
 }

@@ -145,6 +145,7 @@ pub(super) enum Step {
     Text(Text),
     TextEnum(Text, Children),
     Id(Id),
+    IdText(Id),
     IdFixed(Id, u32),
     /// A map from string to string, which is read again where it stands: the record's only source
     /// of attributes.

@@ -168,6 +168,10 @@ impl<'v> Reader<'v, '_> {
                 let symbol = program.nodes.symbol(symbols, index);
                 set_text(view, field, program.nodes.name(symbol));
             }
+            Step::IdText(id) => {
+                let text = self.walk.text()?;
+                set_id(view, id, text.as_bytes());
+            }
             Step::IdFixed(id, len) => {
                 let bytes = self.walk.cursor.fixed(len as usize)?;
                 set_id(view, id, bytes);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use apache_avro::types::Value as Avro;
 use serde_json::{Map, Value, json};
 
-use super::made::Types;
+use super::made::{OUR_NAMES, Types};
 use crate::decode::avro::tests::Seen;
 use crate::decode::json::severity;
 
@@ -70,30 +70,25 @@ pub fn expected(schema: &Value, count_unmapped: bool, record: &Avro) -> (Expecte
 
 /// Which of our fields each of the writer's fills.
 fn roles(fields: &[Value], types: &Types) -> Vec<Option<&'static str>> {
-    let mut roles = vec![None; fields.len()];
+    let mut roles: Vec<Option<&'static str>> = vec![None; fields.len()];
     let any_suits =
         |field: &Value, suits: &dyn Fn(&Value) -> bool| match resolved(&field["type"], types) {
             Value::Array(branches) => branches.iter().any(|it| suits(&resolved(it, types))),
             other => suits(&other),
         };
-    for name in [
-        "time_unix_nano",
-        "severity_number",
-        "service_name",
-        "body",
-        "host_name",
-        "trace_id",
-        "span_id",
-        "attributes",
-    ] {
-        let free = |index: &usize, roles: &[Option<&str>]| {
-            roles[*index].is_none() && any_suits(&fields[*index], &|kind| suits(name, kind))
-        };
-        let by_name = (0..fields.len()).find(|i| fields[*i]["name"] == name && free(i, &roles));
-        let by_alias =
-            (0..fields.len()).find(|i| fields[*i]["aliases"][0] == name && free(i, &roles));
-        if let Some(index) = by_name.or(by_alias) {
-            roles[index] = Some(name);
+    let meant: [&dyn Fn(&Value, &str) -> bool; 2] =
+        [&|field, name| field["name"] == name, &|field, name| {
+            field["aliases"][0] == name
+        }];
+    for is_meant in meant {
+        for name in OUR_NAMES {
+            let mut free = (0..fields.len()).filter(|i| roles[*i].is_none());
+            let index = free.find(|i| {
+                is_meant(&fields[*i], name) && any_suits(&fields[*i], &|kind| suits(name, kind))
+            });
+            if let Some(index) = index.filter(|_| !roles.contains(&Some(name))) {
+                roles[index] = Some(name);
+            }
         }
     }
     if !roles.contains(&Some("time_unix_nano")) {

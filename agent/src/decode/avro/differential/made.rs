@@ -10,7 +10,7 @@ pub struct Made {
     known: Vec<String>,
 }
 
-const OUR_NAMES: [&str; 8] = [
+pub const OUR_NAMES: [&str; 8] = [
     "time_unix_nano",
     "severity_number",
     "service_name",
@@ -56,7 +56,7 @@ impl Made {
     pub fn schema(&mut self) -> Value {
         let mut names: Vec<&str> = OUR_NAMES.into_iter().chain(OTHER_NAMES).collect();
         let mut fields = Vec::new();
-        for _ in 0..self.below(8) {
+        for _ in 0..self.below(7) {
             let name = names.remove(self.below(names.len()));
             let kind = match self.below(3) {
                 0 => self.kind(0),
@@ -64,7 +64,9 @@ impl Made {
             };
             let mut field = json!({"name": name, "type": kind});
             if self.below(4) == 0 {
-                field["aliases"] = json!([self.pick(&OUR_NAMES)]);
+                // A name that no other field has, nor will have.
+                let alias = names.remove(self.below(names.len()));
+                field["aliases"] = json!([alias]);
             }
             fields.push(field);
         }
@@ -91,11 +93,8 @@ impl Made {
             if self.below(2) == 0 {
                 let kind = match self.below(2) {
                     0 => self.kind(1),
-                    _ => json!(["null", self.kind(2)]),
+                    _ => json!(["null", self.pick(&["boolean", "double", "string"])]),
                 };
-                // A union may not hold another; a time would be taken for the record's.
-                let is_union = kind[1].is_array();
-                let kind = if is_union { json!("double") } else { kind };
                 fields.push(json!({"name": name, "type": kind}));
             }
         }

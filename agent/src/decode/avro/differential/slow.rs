@@ -59,7 +59,11 @@ impl<'s> Slow<'s> {
                 );
             }
             for _ in 0..count.checked_abs().ok_or("a count that has no opposite")? {
+                let before = rest.len();
                 rest = item(self, rest)?;
+                if rest.len() == before && count.unsigned_abs() > AVRO_WIDTHLESS_VALUES_MAX.into() {
+                    return Err("too many items of no bytes");
+                }
             }
             if end.is_some_and(|end| end != rest.len()) {
                 return Err("a block that does not end where it says");
