@@ -124,6 +124,18 @@ pub const CONFIG_FILES_MAX: usize = 256;
 /// and maps).
 pub const NESTING_MAX: usize = 32;
 
+/// Users' schema files, and the longest one in bytes. A schema of 256 KiB has thousands of fields.
+pub const SCHEMA_FILES_MAX: usize = 256;
+pub const SCHEMA_FILE_LEN_MAX: u64 = 256 << 10;
+/// Brackets that may stand within each other in a schema file; a record in a record takes three.
+pub const SCHEMA_NESTING_MAX: usize = 96;
+/// A schema file's name without its ending, in bytes.
+pub const SCHEMA_NAME_LEN_MAX: usize = 128;
+/// Schemas kept in the data folder for what may still stand in the journal, and the bytes of their
+/// text, which stands in memory with plans of about its size.
+pub const SCHEMAS_KEPT_MAX: usize = 1024;
+pub const SCHEMAS_KEPT_LEN_MAX: usize = 4 << 20;
+
 /// Memory of one shard: its pools, and an allowance for its tables (connection slots, waiting
 /// acknowledgements, dedup windows, counters).
 pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
@@ -158,6 +170,10 @@ const _: () = {
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
     assert!(4 * JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN_MIN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
+    // serde_json, by which the schema library reads, ends at 128.
+    assert!(SCHEMA_NESTING_MAX < 128);
+    assert!(SCHEMAS_KEPT_MAX >= SCHEMA_FILES_MAX);
+    assert!(2 * SCHEMAS_KEPT_LEN_MAX as u64 <= PROCESS_MEMORY);
     // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
     assert!(SCRATCH_TEXT_LEN_MAX >= JSON_UNESCAPED_LEN_MAX && SCRATCH_TEXT_LEN_MAX < 1 << 31);

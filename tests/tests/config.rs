@@ -64,6 +64,8 @@ fn builtin() -> Settings {
             keep_age: Duration::from_secs(7 * 86_400),
             enabled: true,
         }],
+        schemas_dir: None,
+        schemas: Vec::new(),
     }
 }
 
@@ -94,7 +96,20 @@ fn the_example_holds_every_key_at_its_built_in_value() {
     };
     assert_eq!(example, expected);
     // Commented-out keys are right too: what is shown can be used.
-    let uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    let mut uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    uncommented = uncommented
+        .replace("\nsync = \"always\"", "\nsync = \"interval\"")
+        .replace("# sync_interval", "sync_interval");
+    for key in [
+        "schemas_dir =",
+        "[schemas.",
+        "fields =",
+        "unmapped =",
+        "registry_id =",
+    ] {
+        uncommented = uncommented.replace(&format!("# {key}"), key);
+    }
+    assert_eq!(settings(&uncommented).schemas[0].registry_id, Some(17));
     assert_eq!(
         settings(&uncommented).listeners[1].receive_buffer,
         Some(4 * MIB)
@@ -106,7 +121,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            20,
+            27,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -282,7 +297,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
         ),
         (
             "[journal]\nsync = \"always\"\nsync_interval = \"2s\"",
-            "3:1",
+            "3:17",
             "journal.sync_interval has no meaning",
             "sync = \"interval\"",
         ),
@@ -429,6 +444,100 @@ fn every_kind_of_mistake_is_named_at_its_place() {
         assert!(printed.ends_with("\n1 mistake"), "{text:?}: {printed}");
         assert!(!printed.contains('\u{1b}'), "{printed:?}");
     }
+}
+
+#[test]
+fn what_is_said_of_schemas() {
+    use penstock::decode::avro::plan::Target;
+    let read = settings(
+        "schemas_dir = \"s\"\n[schemas.\"com.acme.Order-v2\"]\nunmapped = \"count\"\nregistry_id = 17\n\
+         fields = { ts = \"time_unix_nano\", ctx.request = \"attribute\", \"ctx.debug\" = \"count\" }\n",
+    );
+    assert_eq!(read.schemas_dir, Some(PathBuf::from("s")));
+    let schema = &read.schemas[0];
+    assert_eq!(schema.name, "com.acme.Order-v2");
+    assert_eq!(schema.registry_id, Some(17));
+    assert!(schema.mapping.count_unmapped);
+    let fields: Vec<(&str, Target)> = schema
+        .mapping
+        .fields
+        .iter()
+        .map(|(path, target)| (path.as_str(), *target))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("ts", Target::TimeUnixNano),
+            ("ctx.request", Target::Attribute),
+            ("ctx.debug", Target::Count)
+        ]
+    );
+    assert_eq!(settings(&config::show(&read)), read);
+    let dir = "schemas_dir = \"s\"\n";
+    for (text, place, message, help) in [
+        (
+            "[schemas.a]\nfields.x = \"bodi\"",
+            "3:12",
+            "schemas.a.fields.x: \"bodi\" is not known",
+            "did you mean \"body\"?",
+        ),
+        (
+            "[schemas.a]\nunmaped = \"count\"",
+            "3:1",
+            "unmaped is no key here",
+            "did you mean unmapped?",
+        ),
+        (
+            "[schemas.a]\nregistry_id = \"17\"",
+            "3:15",
+            "\"17\" is no id of a registry",
+            "without quotes",
+        ),
+        (
+            "[schemas.a]\nregistry_id = -1",
+            "3:15",
+            "-1 is no id of a registry",
+            "as in 17",
+        ),
+        (
+            "[schemas.a]\nregistry_id = 5\n[schemas.b]\nregistry_id = 5",
+            "5:1",
+            "schemas.b.registry_id is 5, which schemas.a already has",
+            "penstock.toml:3:1",
+        ),
+        (
+            "[schemas.\"../a\"]\nunmapped = \"count\"",
+            "2:10",
+            "\"../a\" is no schema file's name",
+            "without .avsc",
+        ),
+        (
+            "[schemas.a]\nfields = \"ts\"",
+            "3:1",
+            "schemas.a.fields is a value",
+            "[schemas.a.fields]",
+        ),
+        (
+            "[schemas.a]\nfields = { c.d = \"body\", \"c.d\" = \"count\" }",
+            "3:",
+            "schemas.a.fields.c.d is given twice",
+            "keep one",
+        ),
+    ] {
+        let printed = mistakes(&format!("{dir}{text}"));
+        assert!(
+            printed.contains(&format!("penstock.toml:{place}")),
+            "{text}: {printed}"
+        );
+        assert!(printed.contains(message), "{text}: {printed}");
+        assert!(printed.contains(help), "{text}: {printed}");
+        assert!(printed.ends_with("1 mistake"), "{text}: {printed}");
+    }
+    let printed = mistakes("[schemas.a]\nregistry_id = 5");
+    assert!(
+        printed.contains("schemas.a has no file: schemas_dir is not given"),
+        "{printed}"
+    );
 }
 
 #[test]

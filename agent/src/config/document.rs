@@ -129,20 +129,13 @@ impl Document {
         }
     }
 
+    /// Where the key under a dotted path stands.
+    pub fn place(&self, path: &str) -> Option<&Place> {
+        self.find(path).map(|entry| &entry.place)
+    }
+
     fn find(&self, path: &str) -> Option<&Entry> {
-        let mut entries = &self.entries;
-        let mut segments = path.split('.').peekable();
-        while let Some(segment) = segments.next() {
-            let entry = entries.iter().find(|entry| entry.key == segment)?;
-            if segments.peek().is_none() {
-                return Some(entry);
-            }
-            match entry.value {
-                Value::Table(ref inner) => entries = inner,
-                Value::Leaf(..) => return None,
-            }
-        }
-        None
+        find(&self.entries, path)
     }
 
     /// Where two files give the same key, both places are named; tables merge.
@@ -326,6 +319,20 @@ fn convert_value(file: usize, value: Spanned<DeValue<'_>>) -> Value {
         DeValue::Array(_) => Leaf::Other("a list"),
     };
     Value::Leaf(leaf, place)
+}
+
+/// A key may have dots of its own: a schema's name, a field's path.
+fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
+    entries.iter().find_map(|entry| {
+        let rest = path.strip_prefix(&entry.key)?;
+        if rest.is_empty() {
+            return Some(entry);
+        }
+        match &entry.value {
+            Value::Table(inner) => find(inner, rest.strip_prefix('.')?),
+            Value::Leaf(..) => None,
+        }
+    })
 }
 
 /// The last key of that name which begins before `end`: for a key given twice in one table that is

@@ -2,6 +2,7 @@
 //! Parsing, `config show` and the test of the example all go by this table.
 
 mod address;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use super::settings::{
     Compression, FileFormat, GateMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
+use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
 use address::{parse_listener_address, socket_address};
 
@@ -231,6 +233,43 @@ pub const SINK_ENABLED: Key<bool> = Key {
     show: bool::to_string,
 };
 
+/// Without it there are no schemas but the built-in ones.
+pub const SCHEMAS_DIR: Key<PathBuf> = Key {
+    path: "schemas_dir",
+    default: None,
+    parse: |leaf| match text(leaf, "/etc/penstock/schemas")? {
+        "" => Err(Wrong::new(
+            "an empty path",
+            "write as in \"/etc/penstock/schemas\"",
+        )),
+        path => Ok(PathBuf::from(path)),
+    },
+    show: |path| quote(&path.to_string_lossy()),
+};
+
+/// The last `*` is a field's path in the schema, which may have dots.
+pub const SCHEMA_FIELD: Key<Target> = Key {
+    path: "schemas.*.fields.*",
+    default: None,
+    parse: |leaf| word(leaf, &schema::TARGET_WORDS, &[]),
+    show: |target| show_word(target, &schema::TARGET_WORDS),
+};
+
+/// Whether fields without a place are counted (and not stored).
+pub const SCHEMA_UNMAPPED: Key<bool> = Key {
+    path: "schemas.*.unmapped",
+    default: Some("attribute"),
+    parse: |leaf| word(leaf, &schema::UNMAPPED_WORDS, &[]),
+    show: |count| show_word(count, &schema::UNMAPPED_WORDS),
+};
+
+pub const SCHEMA_REGISTRY_ID: Key<u32> = Key {
+    path: "schemas.*.registry_id",
+    default: None,
+    parse: schema::parse_registry_id,
+    show: u32::to_string,
+};
+
 const DAYS_30: Duration = Duration::from_secs(30 * 86_400);
 const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 
@@ -259,6 +298,10 @@ pub const KNOWN: &[&str] = &[
     SINK_KEEP_SIZE.path,
     SINK_KEEP_AGE.path,
     SINK_ENABLED.path,
+    SCHEMAS_DIR.path,
+    SCHEMA_FIELD.path,
+    SCHEMA_UNMAPPED.path,
+    SCHEMA_REGISTRY_ID.path,
 ];
 
 /// Keys of later versions, known so that the answer is not "unknown key".

@@ -1,6 +1,8 @@
 //! The tree to settings: unknown keys, values, and how the values relate. Every mistake is found,
 //! not only the first.
 
+mod schemas;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
@@ -16,6 +18,8 @@ use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
 };
+
+pub(crate) use schemas::is_schema_name;
 
 const BUILTIN_LISTENERS: [(&str, Protocol); 2] = [("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
 const BUILTIN_LISTENER_ADDRESS: SocketAddr =
@@ -84,6 +88,8 @@ impl Reader {
             },
             listeners: self.listeners(),
             sinks: self.sinks(),
+            schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
+            schemas: self.schemas(),
         }
     }
 
@@ -229,6 +235,7 @@ impl Reader {
             );
         }
         self.capacity(settings);
+        self.schema_relations(settings);
         for sink in &settings.sinks {
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);
             let rotate = key::SINK_ROTATE_SIZE.path_of(&sink.name);
@@ -364,8 +371,19 @@ fn check_table(entries: &[Entry], path: &str, pattern: &str, found: &mut Vec<Fau
                 help,
             });
         };
+        if next == ["*"] && key::KNOWN.contains(&join(pattern, "*").as_str()) {
+            // Names and values that are the user's own: looked at where they are read.
+            continue;
+        }
         if next == ["*"] {
-            if !is_name(&entry.key) {
+            if pattern == "schemas" {
+                if !schemas::is_schema_name(&entry.key) {
+                    fault(
+                        format!("\"{}\" is no schema file's name", entry.key),
+                        schemas::NAME_HELP.to_owned(),
+                    );
+                }
+            } else if !is_name(&entry.key) {
                 fault(
                     format!("\"{}\" is no name", entry.key),
                     format!(

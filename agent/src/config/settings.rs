@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::decode::avro::plan::Mapping;
 use crate::limits;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
@@ -19,6 +20,10 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     pub gate: GateSettings,
     pub sinks: Vec<SinkSettings>,
+    /// The folder of users' own writer schemas, if there is one.
+    pub schemas_dir: Option<PathBuf>,
+    /// What is said of them, in the file's order.
+    pub schemas: Vec<SchemaSettings>,
 }
 
 impl Settings {
@@ -149,6 +154,16 @@ pub struct SinkSettings {
     /// Where it is not, nothing is delivered, and the journal keeps what this sink has still to
     /// get.
     pub enabled: bool,
+}
+
+/// What the configuration says of one schema file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaSettings {
+    /// The file's name without `.avsc`.
+    pub name: String,
+    pub mapping: Mapping,
+    /// The id under which Confluent's registry has it.
+    pub registry_id: Option<u32>,
 }
 
 /// Where a sink delivers to: the `type` of its table.

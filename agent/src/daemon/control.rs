@@ -19,7 +19,7 @@ use crate::daemon::disk::DiskWatch;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
-use crate::daemon::status::{Shared, SinkView};
+use crate::daemon::status::{Shared, SinkView, Views};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
 use crate::journal::dedup::StartBarrier;
@@ -29,7 +29,9 @@ use crate::journal::recovery::retire::retire;
 use crate::journal::writer::{ExistingSegment, JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::table::Schemas;
+use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
@@ -160,6 +162,8 @@ struct Agent {
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
+    /// Ends with the agent.
+    _schemas: Watch,
 }
 
 impl Agent {
@@ -196,8 +200,9 @@ impl Agent {
             u64::from(shard_count) * segment_len,
         );
         disk.look(data.path());
-        let schemas = Schemas::default();
-        let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
+        let schemas = SchemaRegistry::open(settings, data.path());
+        let delivered = schemas.delivered().clone();
+        let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
@@ -234,7 +239,7 @@ impl Agent {
                     salt_seed: RandomState::new().build_hasher().finish(),
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
-                schemas: schemas.clone(),
+                schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
@@ -248,16 +253,14 @@ impl Agent {
             }
         }
 
-        let shared = Shared::new(
-            loaded,
-            started,
-            gate,
-            bound,
-            marks,
-            sinks.views,
-            disk.space(),
-            &registry,
-        );
+        let views = Views {
+            sinks: sinks.views,
+            schemas: Arc::clone(schemas.view()),
+            disk: disk.space(),
+        };
+        let schemas = Watch::start(schemas)
+            .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),
@@ -270,6 +273,7 @@ impl Agent {
             disk,
             data,
             left_behind: Mutex::new(left_behind),
+            _schemas: schemas,
         }
         .listening())
     }

@@ -27,6 +27,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// More lines of `[journal]`.
     pub journal: &'static str,
+    /// A folder of users' writer schemas.
+    pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
     pub more: &'static str,
 }
@@ -44,6 +46,7 @@ impl Config {
             udp_receive_buffer: "16MiB",
             data_dir: None,
             journal: "",
+            schemas_dir: None,
             more: "",
         }
     }
@@ -66,10 +69,15 @@ impl Config {
             Gate::Kernel => "auto",
             Gate::UserSpace => "off",
         };
+        let schemas_dir = match &self.schemas_dir {
+            Some(folder) => format!("schemas_dir = \"{}\"", folder.display()),
+            None => String::new(),
+        };
         // `min_free` is about the host's disk, which is not the tests' subject.
         format!(
             r#"
 data_dir = "{data_dir}"
+{schemas_dir}
 shards = {shards}
 memory_max = "512MiB"
 [admin]

@@ -12,7 +12,7 @@ use crate::decode::Decoder;
 use crate::exit::{Exit, Failure};
 use crate::journal::format::segment_number;
 use crate::journal::reader::read_segment_header;
-use crate::schema::table::Schemas;
+use crate::schema::registry::JournalSchemas;
 use crate::sink::file::name::OPEN_SUFFIX;
 
 /// Where records come from.
@@ -35,10 +35,12 @@ impl Source {
                 let folder = path.parent().filter(|parent| *parent != Path::new(""));
                 let mut shard = Shard::new(folder.unwrap_or(Path::new(".")).to_owned());
                 shard.only = Some((number, header.base));
+                let schemas = JournalSchemas::around(path);
                 Ok(Self::Journal(JournalSource {
                     root: None,
                     shards: vec![shard],
-                    decoder: Decoder::new(&Schemas::default()),
+                    decoder: Decoder::new(schemas.schemas()),
+                    schemas,
                 }))
             }
             None => Ok(Self::Files(FilesSource {
@@ -51,10 +53,12 @@ impl Source {
     fn of_folder(path: &Path) -> Result<Self, Failure> {
         let names = folder_names(path)?;
         let journal = |root: Option<PathBuf>, shards| {
+            let schemas = JournalSchemas::around(path);
             Ok(Self::Journal(JournalSource {
                 root,
                 shards,
-                decoder: Decoder::new(&Schemas::default()),
+                decoder: Decoder::new(schemas.schemas()),
+                schemas,
             }))
         };
         if names.iter().any(|name| segment_number(name).is_some()) {
