@@ -144,7 +144,7 @@ fn the_examples_are_one_record() {
     let protobuf = hex("hex");
     assert_eq!(protobuf.len(), 87);
     let avro = hex("hex avro");
-    assert_eq!(avro.len(), 93);
+    assert_eq!(avro.len(), 89);
     let json = blocks("json");
     let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
     let span_id = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();

@@ -171,6 +171,7 @@ impl Expected {
                 };
                 for (key, value) in entries {
                     match value {
+                        Avro::Null => {}
                         Avro::Union(_, value) if **value == Avro::Null => {}
                         value => self.attribute(key, value),
                     }

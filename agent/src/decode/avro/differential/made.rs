@@ -96,6 +96,8 @@ impl Made {
                     _ => json!(["null", self.pick(&["boolean", "double", "string"])]),
                 };
                 fields.push(json!({"name": name, "type": kind}));
+                // The order is yet to change: no field may name what another defines.
+                self.known.clear();
             }
         }
         for index in (1..fields.len()).rev() {
