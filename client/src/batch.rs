@@ -125,3 +125,59 @@ impl Batch {
         self.records = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(body: &str) -> LogRecord {
+        LogRecord {
+            body: body.into(),
+            ..LogRecord::default()
+        }
+    }
+
+    /// Marker, the fingerprint that fastavro 1.13.1 has for an array of v1, and the datum.
+    fn v1(datum: &[u8]) -> Vec<u8> {
+        let head = b"\xc3\x01\xdc\x6e\x59\xe8\x4f\xe7\x97\x8a";
+        [&head[..], datum].concat()
+    }
+
+    #[test]
+    fn an_avro_payload_is_one_block_after_every_push() {
+        let mut batch = Batch::new(Encoding::Avro, SchemaVersion::V1);
+        assert_eq!(batch.payload(), b"");
+        for _ in 0..2 {
+            batch.push(&record("a"), 100).unwrap();
+            assert_eq!(batch.payload(), v1(b"\x02\x00\x00\x00\x02a\x00"));
+            batch.push(&record("b"), 100).unwrap();
+            let both = v1(b"\x04\x00\x00\x00\x02a\x00\x00\x00\x02b\x00");
+            assert_eq!(batch.payload(), both);
+            // A record that does not fit leaves no trace.
+            let no_room = batch.push(&record("cc"), 27);
+            assert_eq!(no_room, Err(NoRoom { record_len: 6 }));
+            assert_eq!((batch.payload(), batch.records()), (&both[..], 2));
+            batch.clear();
+            // Nor does the first: alone it takes all of the payload.
+            let no_room = batch.push(&record("dd"), 17);
+            assert_eq!(no_room, Err(NoRoom { record_len: 18 }));
+            assert_eq!((batch.payload(), batch.records()), (&b""[..], 0));
+        }
+    }
+
+    /// From 64 records on a count takes two bytes, and the payload begins a byte earlier.
+    #[test]
+    fn the_head_grows_with_the_count() {
+        let mut batch = Batch::new(Encoding::Avro, SchemaVersion::V1);
+        for records in 1..=200 {
+            batch.push(&record(""), 1000).unwrap();
+            let zigzag = 2 * records;
+            let count = match zigzag {
+                0..0x80 => vec![zigzag as u8],
+                _ => vec![zigzag as u8 | 0x80, (zigzag >> 7) as u8],
+            };
+            let datum = [count, vec![0; 4 * records], vec![0]].concat();
+            assert_eq!(batch.payload(), v1(&datum));
+        }
+    }
+}

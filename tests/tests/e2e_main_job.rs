@@ -12,7 +12,7 @@ use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 use penstock_proto::wire::write_frame;
 use penstock_tests::agent::client::{
-    Answer, Connection, Datagrams, avro, frame, header, line_frame, record,
+    Answer, Connection, Datagrams, as_of, avro, frame, header, line_frame, record,
 };
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, drained};
@@ -136,19 +136,6 @@ fn udp_frames_are_stored(gate: Gate) {
     let stored = stored::read(&home.records());
     check(&stored, "udp", &senders, from_ns);
     assert_eq!(stored::cat(&home.records()), stored);
-}
-
-/// What a version of the Avro schema can say of a record.
-fn as_of(schema: SchemaVersion, mut record: LogRecord) -> LogRecord {
-    if schema != SchemaVersion::V3 {
-        record.trace_id.clear();
-        record.span_id.clear();
-    }
-    if schema == SchemaVersion::V1 {
-        record.host_name.clear();
-        record.attributes.clear();
-    }
-    record
 }
 
 /// Old producers and new ones side by side, over both protocols: by the client's encoder, and by

@@ -68,6 +68,19 @@ pub fn avro(schema: SchemaVersion, records: &[LogRecord]) -> Vec<u8> {
     payload
 }
 
+/// What a version of the Avro schema can say of a record.
+pub fn as_of(schema: SchemaVersion, mut record: LogRecord) -> LogRecord {
+    if schema != SchemaVersion::V3 {
+        record.trace_id.clear();
+        record.span_id.clear();
+    }
+    if schema == SchemaVersion::V1 {
+        record.host_name.clear();
+        record.attributes.clear();
+    }
+    record
+}
+
 fn avro_record(schema: SchemaVersion, record: &LogRecord) -> Vec<u8> {
     let mut out = Vec::new();
     let bytes = |bytes: &[u8], out: &mut Vec<u8>| {

@@ -76,15 +76,15 @@ fn roles(fields: &[Value], types: &Types) -> Vec<Option<&'static str>> {
             Value::Array(branches) => branches.iter().any(|it| suits(&resolved(it, types))),
             other => suits(&other),
         };
-    let meant: [&dyn Fn(&Value, &str) -> bool; 2] =
-        [&|field, name| field["name"] == name, &|field, name| {
-            field["aliases"][0] == name
-        }];
-    for is_meant in meant {
+    for by_alias in [false, true] {
         for name in OUR_NAMES {
             let mut free = (0..fields.len()).filter(|i| roles[*i].is_none());
             let index = free.find(|i| {
-                is_meant(&fields[*i], name) && any_suits(&fields[*i], &|kind| suits(name, kind))
+                let called = match by_alias {
+                    false => &fields[*i]["name"],
+                    true => &fields[*i]["aliases"][0],
+                };
+                called == name && any_suits(&fields[*i], &|kind| suits(name, kind))
             });
             if let Some(index) = index.filter(|_| !roles.contains(&Some(name))) {
                 roles[index] = Some(name);
@@ -171,6 +171,7 @@ impl Expected {
                 };
                 for (key, value) in entries {
                     match value {
+                        Avro::Null => {}
                         Avro::Union(_, value) if **value == Avro::Null => {}
                         value => self.attribute(key, value),
                     }

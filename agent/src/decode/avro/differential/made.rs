@@ -96,6 +96,8 @@ impl Made {
                     _ => json!(["null", self.pick(&["boolean", "double", "string"])]),
                 };
                 fields.push(json!({"name": name, "type": kind}));
+                // The order is yet to change: no field may name what another defines.
+                self.known.clear();
             }
         }
         for index in (1..fields.len()).rev() {
@@ -225,7 +227,7 @@ impl Made {
     /// A valid array of a few records, and how many there are.
     pub fn array(&mut self, schema: &Value) -> (Vec<u8>, usize) {
         let mut types = Types::default();
-        types.gather(schema, "");
+        types.gather(schema);
         let records = self.below(5);
         let mut out = Vec::new();
         self.blocks(records, &mut out, &mut |made, out| {
@@ -355,25 +357,25 @@ pub struct Types {
 impl Types {
     pub fn of(schema: &Value) -> Self {
         let mut types = Self::default();
-        types.gather(schema, "");
+        types.gather(schema);
         types
     }
 
-    fn gather(&mut self, schema: &Value, namespace: &str) {
+    fn gather(&mut self, schema: &Value) {
         match schema {
-            Value::Array(branches) => branches.iter().for_each(|it| self.gather(it, namespace)),
+            Value::Array(branches) => branches.iter().for_each(|it| self.gather(it)),
             Value::Object(object) => {
                 if let Some(name) = object.get("name").and_then(Value::as_str) {
                     self.named.push((name.to_owned(), schema.clone()));
                 }
                 for member in ["items", "values"] {
                     if let Some(inner) = object.get(member) {
-                        self.gather(inner, namespace);
+                        self.gather(inner);
                     }
                 }
                 let fields = object.get("fields").and_then(Value::as_array);
                 for field in fields.into_iter().flatten() {
-                    self.gather(&field["type"], namespace);
+                    self.gather(&field["type"]);
                 }
             }
             _ => {}
