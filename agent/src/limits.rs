@@ -127,6 +127,8 @@ pub const NESTING_MAX: usize = 32;
 /// Users' schema files, and the longest one in bytes. A schema of 256 KiB has thousands of fields.
 pub const SCHEMA_FILES_MAX: usize = 256;
 pub const SCHEMA_FILE_LEN_MAX: u64 = 256 << 10;
+/// A kept schema's file has the schema's text and its mapping.
+pub const SCHEMA_KEPT_FILE_LEN_MAX: u64 = 2 * SCHEMA_FILE_LEN_MAX;
 /// Brackets that may stand within each other in a schema file; a record in a record takes three.
 pub const SCHEMA_NESTING_MAX: usize = 96;
 /// A schema file's name without its ending, in bytes.

@@ -101,7 +101,7 @@ impl FileError {
 }
 
 /// Control characters could move a terminal's cursor, or end a line of the log.
-fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     let safe = |c: char| match c {
         '\t' => ' ',
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
@@ -110,18 +110,18 @@ fn safe(text: &str) -> String {
     text.chars().map(safe).collect()
 }
 
-/// Reads a file of at most `SCHEMA_FILE_LEN_MAX` bytes.
-pub fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+/// Reads a file of at most `len_max` bytes.
+pub fn read_bytes(path: &Path, len_max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |error: std::io::Error| FileError::whole(path, format!("cannot be read: {error}"));
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(SCHEMA_FILE_LEN_MAX + 1)
+    file.take(len_max + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() as u64 > SCHEMA_FILE_LEN_MAX {
+    if bytes.len() as u64 > len_max {
         let message = format!(
             "longer than {}, the most that a schema file may be",
-            format_size(SCHEMA_FILE_LEN_MAX)
+            format_size(len_max)
         );
         return Err(FileError::whole(path, message));
     }
@@ -129,8 +129,8 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 /// Reads a file as text.
-pub fn read_text(path: &Path) -> Result<String, FileError> {
-    String::from_utf8(read_bytes(path)?).map_err(|error| {
+pub fn read_text(path: &Path, len_max: u64) -> Result<String, FileError> {
+    String::from_utf8(read_bytes(path, len_max)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let valid = String::from_utf8_lossy(&error.as_bytes()[..at]).into_owned();
         FileError::at(path, &valid, Broken::new(at, "not UTF-8"))
@@ -139,7 +139,7 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 
 impl SchemaFile {
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        Self::parse(path, read_text(path)?)
+        Self::parse(path, read_text(path, SCHEMA_FILE_LEN_MAX)?)
     }
 
     /// `path` stands for the text in what is said of it.

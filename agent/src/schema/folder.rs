@@ -17,7 +17,7 @@ use crate::limits::SCHEMA_FILES_MAX;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub files: Vec<Listed>,
-    /// Files that are not looked at: their names are none, or there are too many.
+    /// Files that are not looked at: their names are none, or there are too many. The first ones.
     pub left_out: Vec<(PathBuf, String)>,
 }
 
@@ -64,6 +64,7 @@ impl Listing {
             listing.left_out.push((extra.path, why));
         }
         listing.left_out.sort();
+        listing.left_out.truncate(SCHEMA_FILES_MAX);
         Ok(listing)
     }
 }

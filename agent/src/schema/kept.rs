@@ -25,7 +25,7 @@ use super::plans::Plans;
 use crate::config::settings::SchemaSettings;
 use crate::config::{target_of, target_word};
 use crate::decode::avro::plan::Mapping;
-use crate::limits::{SCHEMAS_KEPT_LEN_MAX, SCHEMAS_KEPT_MAX};
+use crate::limits::{SCHEMA_KEPT_FILE_LEN_MAX, SCHEMAS_KEPT_LEN_MAX, SCHEMAS_KEPT_MAX};
 
 /// The folder's name in the data folder.
 pub const FOLDER: &str = "schemas";
@@ -147,6 +147,10 @@ impl KeptSchemas {
             schema,
         };
         let text = serde_json::to_vec(&written).map_err(|error| failed("write it", &error))?;
+        if text.len() as u64 > SCHEMA_KEPT_FILE_LEN_MAX {
+            let message = "cannot be kept: its mapping is longer than the longest schema";
+            return Err(FileError::whole(&path, message));
+        }
         write_durably(&self.folder, &path, &text).map_err(|error| failed("write it", &error))?;
         let copy = Kept {
             name: settings.name.clone(),
@@ -175,7 +179,7 @@ fn unmapped_word(count: bool) -> &'static str {
 }
 
 fn read_copy(path: &Path) -> Result<Kept, FileError> {
-    let text = read_text(path)?;
+    let text = read_text(path, SCHEMA_KEPT_FILE_LEN_MAX)?;
     let damaged = |why: String| FileError::whole(path, format!("this is no kept schema: {why}"));
     let written: Written<'_> =
         serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;

@@ -3,9 +3,10 @@
 //!
 //! Both trees are walked side by side; every difference that hurts is noted with its path, not only
 //! the first. A pair of named types is walked once: where it comes up again inside itself, what
-//! was found holds there too.
+//! was found holds there too. Pairs wait in a queue until those before are done, so that the stack
+//! grows with a schema's brackets and not with its references.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::model::{Field, Model, Named, NamedKind, Primitive, Shape, Type};
 
@@ -41,9 +42,13 @@ pub fn resolve(writer: &Model, reader: &Model) -> Resolution {
         writer,
         reader,
         seen: HashSet::new(),
+        waiting: VecDeque::new(),
         found: Resolution::default(),
     };
     walk.types(&writer.root, &reader.root, "");
+    while let Some(pair) = walk.waiting.pop_front() {
+        walk.named(&pair);
+    }
     walk.found
 }
 
@@ -51,11 +56,20 @@ struct Walk<'a> {
     writer: &'a Model,
     reader: &'a Model,
     seen: HashSet<(usize, usize)>,
+    waiting: VecDeque<Pair<'a>>,
     found: Resolution,
 }
 
-impl Walk<'_> {
-    fn types(&mut self, writer: &Type, reader: &Type, path: &str) {
+/// Two named types that are to be walked, and where they first met.
+struct Pair<'a> {
+    writer: &'a Type,
+    reader: &'a Type,
+    indices: (usize, usize),
+    path: String,
+}
+
+impl<'a> Walk<'a> {
+    fn types(&mut self, writer: &'a Type, reader: &'a Type, path: &str) {
         match (&writer.shape, &reader.shape) {
             // Each branch may have been written.
             (Shape::Union(branches), _) => {
@@ -72,8 +86,15 @@ impl Walk<'_> {
                 self.types(writer, reader, &format!("{path}{{}}"));
             }
             (Shape::Named(w), Shape::Named(r)) => {
-                if self.seen.insert((*w, *r)) {
-                    self.named(writer, reader, (*w, *r), path);
+                let indices = (*w, *r);
+                if self.seen.insert(indices) {
+                    let path = path.to_owned();
+                    self.waiting.push_back(Pair {
+                        writer,
+                        reader,
+                        indices,
+                        path,
+                    });
                 }
             }
             _ => self.meaning(writer, reader, path),
@@ -82,7 +103,7 @@ impl Walk<'_> {
 
     /// One type that is no union against a reader's type that may be one: the first branch that
     /// matches is what it is resolved against.
-    fn branch(&mut self, writer: &Type, reader: &Type, path: &str) {
+    fn branch(&mut self, writer: &'a Type, reader: &'a Type, path: &str) {
         let Shape::Union(branches) = &reader.shape else {
             return self.types(writer, reader, path);
         };
@@ -109,26 +130,32 @@ impl Walk<'_> {
         }
     }
 
-    fn named(&mut self, writer: &Type, reader: &Type, pair: (usize, usize), path: &str) {
+    fn named(&mut self, pair: &Pair<'a>) {
         let (from, into) = (self.writer, self.reader);
-        match (&from.named[pair.0].kind, &into.named[pair.1].kind) {
-            (NamedKind::Record(w), NamedKind::Record(r)) => self.fields(writer, w, r, path),
+        let (writer, reader, path) = (pair.writer, pair.reader, pair.path.as_str());
+        let (w, r) = pair.indices;
+        match (&from.named[w].kind, &into.named[r].kind) {
+            (NamedKind::Record(written), NamedKind::Record(wanted)) => {
+                self.fields(writer, written, wanted, path);
+            }
             (
-                NamedKind::Enum { symbols: w, .. },
                 NamedKind::Enum {
-                    symbols: r,
+                    symbols: written, ..
+                },
+                NamedKind::Enum {
+                    symbols: known,
                     default: None,
                 },
             ) => {
-                let missing: Vec<&str> = w
+                let missing: Vec<&str> = written
                     .iter()
-                    .filter(|symbol| !r.contains(symbol))
+                    .filter(|symbol| !known.contains(symbol))
                     .map(String::as_str)
                     .collect();
                 if !missing.is_empty() {
                     let what = format!(
                         "the reader's enum {} has no {} and no default",
-                        into.named[pair.1].name,
+                        into.named[r].name,
                         missing.join(", ")
                     );
                     self.breaks(writer, reader, path, what);
@@ -139,7 +166,7 @@ impl Walk<'_> {
     }
 
     /// Every field that the reader wants is written, or has a default; others are stepped over.
-    fn fields(&mut self, writer: &Type, written: &[Field], wanted: &[Field], path: &str) {
+    fn fields(&mut self, writer: &'a Type, written: &'a [Field], wanted: &'a [Field], path: &str) {
         for field in wanted {
             let inner = match path {
                 "" => field.name.clone(),

@@ -8,6 +8,7 @@ use super::pair::{Comparison, Finding, Hurts};
 use super::protobuf::{self, Descriptors};
 use super::resolve::{Difference, resolve};
 use crate::config::line_column;
+use crate::limits::SCHEMA_FILE_LEN_MAX;
 
 /// What the names of descriptor sets end in.
 pub const DESCRIPTOR_ENDINGS: [&str; 6] =
@@ -48,11 +49,11 @@ impl Version {
             None => &file_name,
         };
         let form = if file_name.ends_with(ENDING) {
-            let text = read_text(path)?;
+            let text = read_text(path, SCHEMA_FILE_LEN_MAX)?;
             let model = Model::parse(&text).map_err(|broken| FileError::at(path, &text, broken))?;
             Form::Avro { text, model }
         } else {
-            let read = Descriptors::parse(&read_bytes(path)?);
+            let read = Descriptors::parse(&read_bytes(path, SCHEMA_FILE_LEN_MAX)?);
             Form::Protobuf(read.map_err(|message| FileError::whole(path, message))?)
         };
         Ok(Self {

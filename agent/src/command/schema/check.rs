@@ -10,7 +10,7 @@ use super::input::Input;
 use crate::command::config::print_text;
 use crate::decode::avro::plan::Mapping;
 use crate::exit::{Exit, Failure};
-use crate::schema::file::SchemaFile;
+use crate::schema::file::{SchemaFile, safe};
 use crate::schema::pair::{Compatibility, Finding, Hurts};
 use crate::schema::version::{Version, compare};
 
@@ -174,7 +174,8 @@ impl Report {
                     (hurts, false) => format!("{}, as it may", hurts.label()),
                 };
                 let with = &pair.against;
-                let _ = writeln!(out, "{label} with {with}: {}: {}", found.path, found.what);
+                let what = format!("{label} with {with}: {}: {}", found.path, found.what);
+                let _ = writeln!(out, "{}", safe(&what));
             }
         }
         if let Some(why) = &self.unmapped {

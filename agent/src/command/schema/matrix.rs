@@ -9,6 +9,7 @@ use super::Format;
 use super::input::Input;
 use crate::command::config::print_text;
 use crate::exit::{Exit, Failure};
+use crate::schema::file::safe;
 use crate::schema::pair::{Compatibility, Finding};
 use crate::schema::version::{Version, compare};
 
@@ -130,7 +131,10 @@ fn text(matrix: &Matrix<'_>) -> String {
         let _ = writeln!(out, "{} -> {}: {name}", pair.old, pair.new);
         for found in &pair.findings {
             let label = found.hurts.label();
-            let _ = writeln!(out, "  {label}: {}: {}", found.path, found.what);
+            let line = format!("  {label}: {}: {}", found.path, found.what);
+            // Names and logical types of a file are anybody's text.
+            out.push_str(&safe(&line));
+            out.push('\n');
         }
     }
     out

@@ -16,9 +16,6 @@ impl Walk<'_> {
         old_name: &str,
         new_name: &str,
     ) {
-        if !self.seen.insert((old_name.to_owned(), new_name.to_owned())) {
-            return;
-        }
         for field in &old.field {
             let path = format!("{old_name}.{}", field.name());
             let number = field.number();
@@ -97,7 +94,7 @@ impl Walk<'_> {
                     let what = format!("{} is now {}", names.0, names.1);
                     self.found(Hurts::Note, path, what);
                 }
-                self.message(older, newer, names.0, names.1);
+                self.meet(names.0, names.1);
             }
             Type::Enum => {
                 let (Some(older), Some(newer)) =

@@ -13,7 +13,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
@@ -108,15 +108,19 @@ pub fn compare(old: &Descriptors, new: &Descriptors) -> Comparison {
         old,
         new,
         seen: HashSet::new(),
+        waiting: VecDeque::new(),
         findings: Vec::new(),
     };
     for (name, message) in &old.messages {
         match new.messages.get(name) {
-            Some(newer) => walk.message(message, newer, name, name),
+            Some(_) => walk.meet(name, name),
             // Entries of a map come and go with their field.
             None if is_map_entry(message) => {}
             None => walk.found(Hurts::Both, name, "the message is gone".to_owned()),
         }
+    }
+    while let Some((older, newer)) = walk.waiting.pop_front() {
+        walk.message(&old.messages[&older], &new.messages[&newer], &older, &newer);
     }
     for (name, older) in &old.enums {
         match new.enums.get(name) {
@@ -134,6 +138,9 @@ struct Walk<'a> {
     new: &'a Descriptors,
     /// Pairs of names that were compared, or are being compared: messages contain themselves.
     seen: HashSet<(String, String)>,
+    /// Pairs of messages that are still to be compared: a queue, so that the stack does not grow
+    /// with what refers to what.
+    waiting: VecDeque<(String, String)>,
     findings: Vec<Finding>,
 }
 
@@ -145,6 +152,14 @@ impl Walk<'_> {
             what,
             line: None,
         });
+    }
+
+    /// Has two messages compared, once; both are there.
+    fn meet(&mut self, old_name: &str, new_name: &str) {
+        let names = (old_name.to_owned(), new_name.to_owned());
+        if self.seen.insert(names.clone()) {
+            self.waiting.push_back(names);
+        }
     }
 
     fn enumeration(

@@ -118,6 +118,34 @@ fn a_type_that_contains_itself_is_walked_once_and_its_differences_are_found() {
     );
 }
 
+/// Each type refers to the one before; only the last field is in both records, so that the walk
+/// meets the last type first and has all of the chain before it.
+#[test]
+fn a_long_chain_of_references_does_not_grow_the_stack() {
+    const LEN: usize = 3000;
+    let chain = |prefix: &str, inmost: &str| {
+        let field = |n: usize| {
+            let inner = match n {
+                0 => inmost.to_owned(),
+                _ => format!("\"C{}\"", n - 1),
+            };
+            format!(
+                r#"{{"name": "{prefix}{n}", "default": null, "type": ["null", {{"type": "record",
+                    "name": "C{n}", "fields": [{{"name": "x", "type": {inner}}}]}}]}}"#
+            )
+        };
+        let mut fields: Vec<String> = (0..LEN).map(field).collect();
+        fields.push(format!(r#"{{"name": "last", "type": "C{}"}}"#, LEN - 1));
+        record(&fields.join(","))
+    };
+    let (writer, reader) = (chain("w", "\"long\""), chain("r", "\"int\""));
+    let run = std::thread::Builder::new().stack_size(256 << 10);
+    let found = run.spawn(move || breaks(&writer, &reader));
+    let found = found.expect("a thread").join().expect("no overflow");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].ends_with(".x: long is written, the reader takes int"));
+}
+
 #[test]
 fn nested_paths() {
     let old = record(
