@@ -3,4 +3,5 @@
 mod disk;
 mod model;
 mod poison;
+mod retention;
 mod rig;

@@ -81,6 +81,11 @@ impl Writer {
         {
             self.drop_oldest(cause, now);
         }
+        if short == Some(Refusal::MaxSize) && self.removing.is_some() {
+            // The room is on its way: what has arrived waits for it.
+            self.next = NextSegment::Idle;
+            return;
+        }
         if let Some(cause) = short {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             let until_ns = now.monotonic_ns;
