@@ -242,6 +242,10 @@ impl Rig {
         self.settle_ops();
     }
 
+    pub fn marks(&self) -> &JournalMarks {
+        &self.marks
+    }
+
     pub fn set_disk_low(&self, low: bool) {
         self.disk_low.store(low, Ordering::Relaxed);
     }
@@ -402,10 +406,11 @@ impl Rig {
                 }
                 self.writer.on_folder_synced(number, result, self.now);
             }
-            // A file that cannot be removed is another story, and never a crash's.
             Pending::Remove { number } => {
-                self.disk.remove(number);
-                self.writer.on_segment_removed(number, Ok(()), self.now);
+                if ok {
+                    self.disk.remove(number);
+                }
+                self.writer.on_segment_removed(number, result, self.now);
             }
         }
         self.on_settled(&settled);

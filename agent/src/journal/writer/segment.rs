@@ -82,6 +82,11 @@ impl Writer {
         {
             self.drop_oldest(cause, now);
         }
+        if short == Some(Refusal::MaxSize) && self.removing.is_some() {
+            // The room is on its way: what has arrived waits for it.
+            self.next = NextSegment::Idle;
+            return;
+        }
         // The first snapshot must have its place: until it is durable nothing else may go.
         if let Some(cause) = short
             && !self.owes_snapshot

@@ -142,14 +142,7 @@ impl<D: Disk> Output<D> {
             return Ok(Reopened::Gone);
         };
         if listed.len < saved.len {
-            tracing::error!(
-                sink = self.sink,
-                path = %path.display(),
-                len = listed.len,
-                committed = saved.len,
-                "the file that was being written is shorter than what was synced; set aside as {DAMAGED_SUFFIX}"
-            );
-            self.set_aside(&name, DAMAGED_SUFFIX)?;
+            self.set_aside_short(&path, listed, saved)?;
             return Ok(Reopened::Gone);
         }
         let expected = file_header(self.compression, &[0; SYNC_MARKER_LEN]);
@@ -230,14 +223,18 @@ impl<D: Disk> Output<D> {
     /// Finishes a seal that the cursor says was under way; it may have got to any of its steps.
     pub fn finish_seal(&mut self, saved: &SavedOutput, files: &[Listed]) -> Result<(), SinkError> {
         let name = open_name(&saved.sealed_name);
-        if !files.iter().any(|file| file.name == name) {
+        let Some(listed) = files.iter().find(|file| file.name == name) else {
             // Renamed; the name itself may not be durable yet.
             return self
                 .disk
                 .sync_folder(&self.folder)
                 .map_err(failed("sync folder", &self.folder));
-        }
+        };
         let path = self.folder.join(&name);
+        if listed.len < saved.len {
+            // To cut it would fill it up with zeroes, and seal those as if they were records.
+            return self.set_aside_short(&path, listed, saved);
+        }
         let mut file = self
             .disk
             .open_cut(&path, saved.len)
@@ -281,6 +278,22 @@ impl<D: Disk> Output<D> {
             }
         }
         Ok(())
+    }
+
+    fn set_aside_short(
+        &mut self,
+        path: &Path,
+        listed: &Listed,
+        saved: &SavedOutput,
+    ) -> Result<(), SinkError> {
+        tracing::error!(
+            sink = self.sink,
+            path = %path.display(),
+            len = listed.len,
+            committed = saved.len,
+            "the file that was being written is shorter than what was synced; set aside as {DAMAGED_SUFFIX}"
+        );
+        self.set_aside(&listed.name, DAMAGED_SUFFIX)
     }
 
     fn set_aside(&mut self, name: &str, suffix: &str) -> Result<(), SinkError> {

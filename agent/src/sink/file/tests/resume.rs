@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::sink::file::cursor::{CursorFile, SavedCursor};
 use crate::sink::sample::{SampleEntry, SampleJournal, numbered};
 use crate::sink::{Cursor, SinkError};
 
@@ -288,4 +289,101 @@ fn keep_removes_sealed_files_of_this_sink_beyond_its_size() {
         "two of {len} bytes, no more, are within `keep`"
     );
     assert_eq!(output_names(folder.path()), [other, &sealed[2], &sealed[3]]);
+}
+
+#[test]
+fn a_file_to_be_sealed_that_lost_bytes_is_set_aside_and_not_filled_with_zeroes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, _) = journal(folder.path(), 2);
+    let settings = settings(Compression::None);
+    let cursor = {
+        let mut sink = sink(folder.path(), &settings);
+        sink.resume().expect("resume");
+        sink.begin(Cursor::default()).expect("begin");
+        deliver(&mut sink, &journal.folder, 0, journal.position);
+        sink.commit().expect("commit")
+    };
+    // The cursor says that the file is being sealed, as in the middle of that; the file is short.
+    let cursors = CursorFile::new(folder.path().join("cursors"), "files", 0);
+    let mut saved = cursors
+        .load(&mut RealDisk)
+        .expect("load")
+        .expect("a cursor");
+    let output = saved.output.as_mut().expect("an open file");
+    output.sealing = true;
+    let name = output_names(folder.path()).remove(0);
+    let path = folder.path().join("records").join(&name);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(path)
+        .expect("open");
+    file.set_len(output.len - 10).expect("cut");
+    cursors.store(&mut RealDisk, &saved).expect("store");
+
+    let mut sink = sink(folder.path(), &settings);
+    assert_eq!(sink.resume().expect("resume"), Some(cursor));
+    assert_eq!(output_names(folder.path()), [format!("{name}.damaged")]);
+}
+
+#[test]
+fn a_cursor_left_under_its_temporary_name_is_not_believed_and_not_in_the_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, records) = journal(folder.path(), 4);
+    let settings = settings(Compression::None);
+    let left = folder.path().join("cursors/files-s00.cursor.tmp");
+    {
+        let mut sink = sink(folder.path(), &settings);
+        sink.resume().expect("resume");
+        sink.begin(Cursor::default()).expect("begin");
+        deliver(&mut sink, &journal.folder, 0, 2 * 4096);
+        sink.commit().expect("commit");
+        // Written and synced, and then the power went: a later cursor than the one in force.
+        let later = SavedCursor {
+            cursor: Cursor {
+                position: journal.position,
+                records: 12,
+            },
+            output: None,
+        };
+        std::fs::write(&left, later.to_text()).expect("write");
+    }
+    let mut sink = sink(folder.path(), &settings);
+    let cursor = sink.resume().expect("resume").expect("a cursor");
+    assert_eq!(cursor.position, 2 * 4096);
+    deliver(
+        &mut sink,
+        &journal.folder,
+        cursor.position,
+        journal.position,
+    );
+    sink.seal().expect("seal");
+    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+    assert!(!left.exists());
+}
+
+#[test]
+fn a_cursor_folder_that_vanishes_sets_the_open_file_aside_and_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, records) = journal(folder.path(), 4);
+    let mut sink = sink(folder.path(), &settings(Compression::None));
+    sink.resume().expect("resume");
+    sink.begin(Cursor::default()).expect("begin");
+    deliver(&mut sink, &journal.folder, 0, 2 * 4096);
+    sink.commit().expect("commit");
+    std::fs::remove_dir_all(folder.path().join("cursors")).expect("remove");
+    deliver(&mut sink, &journal.folder, 2 * 4096, journal.position);
+    let error = sink.commit().expect_err("nowhere to write the cursor");
+    assert!(matches!(error, SinkError::Cursor { .. }), "{error}");
+    // What the loop does after an error: the folder is made again, and nothing is guessed.
+    assert_eq!(sink.resume().expect("resume"), None);
+    let names = output_names(folder.path());
+    assert!(
+        names.len() == 1 && names[0].ends_with(".avro.open.orphan"),
+        "{names:?}"
+    );
+    sink.begin(Cursor::default()).expect("begin");
+    deliver(&mut sink, &journal.folder, 0, journal.position);
+    sink.seal().expect("seal");
+    std::fs::remove_file(folder.path().join("records").join(&names[0])).expect("remove");
+    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
 }
