@@ -70,7 +70,9 @@ pub fn merge(memory: &mut Memory, other: Memory) {
     }
 }
 
-/// The snapshot at a segment's head and the position behind it, where it is whole.
+/// The snapshot at a segment's head and the position behind it, where it is whole. A segment that
+/// begins with a frame says that nobody was remembered: what came before it is not read, which of a
+/// journal of UDP frames alone would be all of it.
 fn read_snapshot(
     reader: &mut JournalReader,
     segment: u64,
@@ -89,8 +91,11 @@ fn read_snapshot(
         if block.header.segment != segment || block.header.position != before {
             return Ok(None);
         }
-        let Ok(Some(Item::Windows(bytes))) = block.entries().next_item() else {
-            return Ok(None);
+        let bytes = match block.entries().next_item() {
+            Ok(Some(Item::Windows(bytes))) => bytes,
+            // Nobody was remembered when it was begun (or by a version that remembers nobody).
+            Ok(Some(Item::Frame(_))) if number == 0 => return Ok(Some((memory, base))),
+            _ => return Ok(None),
         };
         let Ok(part) = Part::read(bytes) else {
             return Ok(None);
@@ -361,6 +366,22 @@ mod tests {
         shard.end_segment();
         let expected = vec![(1, vec![7, 8]), (2, vec![7]), (3, vec![8])];
         assert_eq!(shard.remember(), (expected, 1));
+    }
+
+    #[test]
+    fn a_segment_that_begins_with_a_frame_says_that_nobody_was_remembered() {
+        let mut shard = Shard::new();
+        shard.begin_segment();
+        shard.snapshot(1..=2, 0);
+        shard.end_segment();
+        shard.begin_segment();
+        shard.frame(0, 0, false);
+        shard.frame(3, 1, true);
+        shard.end_segment();
+        // And one without a block says nothing.
+        shard.begin_segment();
+        shard.end_segment();
+        assert_eq!(shard.remember(), (vec![(3, vec![1])], 2));
     }
 
     #[test]
