@@ -104,6 +104,11 @@ pub const SHARD_TABLES_MEMORY: u64 = 8 << 20;
 pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
 /// Allowance for zstd's compression context and the decoder's scratch of one sink.
 pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Frames that a forwarding sink holds until they are answered: what a file sink's encoded block and
+/// codec would take.
+pub const FORWARD_BYTES_MAX: usize = JOURNAL_BLOCK_LEN + SINK_CODEC_MEMORY as usize / 2;
+/// Targets of one forwarding sink.
+pub const FORWARD_TARGETS_MAX: usize = 8;
 /// Allowance for what does not depend on the shards: code, stacks, the control thread, metrics.
 pub const PROCESS_MEMORY: u64 = 16 << 20;
 
@@ -126,6 +131,8 @@ const _: () = {
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
     assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
 };

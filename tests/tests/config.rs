@@ -51,6 +51,7 @@ fn builtin() -> Settings {
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
             kind: SinkKind::File,
+            to: Vec::new(),
             format: FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: 256 * MIB,

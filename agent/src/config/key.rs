@@ -16,7 +16,7 @@ use super::settings::{
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::limits::SHARDS_MAX;
-use address::{parse_listener_address, socket_address};
+use address::{parse_forward_targets, parse_listener_address, socket_address};
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -134,10 +134,33 @@ const GATE_WORDS: [(&str, GateMode); 3] = [
 pub const SINK_TYPE: Key<SinkKind> = Key {
     path: "sinks.*.type",
     default: None,
-    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp", "penstock"]),
+    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp"]),
     show: |kind| show_word(kind, &SINK_WORDS),
 };
-const SINK_WORDS: [(&str, SinkKind); 1] = [("file", SinkKind::File)];
+const SINK_WORDS: [(&str, SinkKind); 2] =
+    [("file", SinkKind::File), ("penstock", SinkKind::Penstock)];
+
+/// Of `penstock` sinks: `HOST:PORT` of each target.
+pub const SINK_TO: Key<Vec<String>> = Key {
+    path: "sinks.*.to",
+    default: None,
+    parse: parse_forward_targets,
+    show: |targets| {
+        let targets = targets
+            .iter()
+            .map(|target| quote(&format!("tcp://{target}")));
+        format!("[{}]", targets.collect::<Vec<_>>().join(", "))
+    },
+};
+/// The keys that only `file` sinks have.
+pub const FILE_SINK_ONLY: [&str; 6] = [
+    SINK_FORMAT.path,
+    SINK_COMPRESSION.path,
+    SINK_ROTATE_SIZE.path,
+    SINK_ROTATE_AGE.path,
+    SINK_KEEP_SIZE.path,
+    SINK_KEEP_AGE.path,
+];
 
 pub const SINK_FORMAT: Key<FileFormat> = Key {
     path: "sinks.*.format",
@@ -208,6 +231,7 @@ pub const KNOWN: &[&str] = &[
     LISTENER_RECEIVE_BUFFER.path,
     GATE_MODE.path,
     SINK_TYPE.path,
+    SINK_TO.path,
     SINK_FORMAT.path,
     SINK_COMPRESSION.path,
     SINK_ROTATE_SIZE.path,
@@ -273,6 +297,7 @@ fn text<'a>(leaf: &'a Leaf, example: &str) -> Result<&'a str, Wrong> {
             "a boolean, where text is wanted",
             as_in(example),
         )),
+        Leaf::List(_) => Err(Wrong::new("a list, where text is wanted", as_in(example))),
         Leaf::Other(what) => Err(Wrong::new(
             format!("{what}, where text is wanted"),
             as_in(example),
@@ -285,6 +310,7 @@ fn flag(leaf: &Leaf) -> Result<bool, Wrong> {
         Leaf::Flag(flag) => return Ok(*flag),
         Leaf::Text(text) => format!("\"{text}\""),
         Leaf::Number(number) => number.clone(),
+        Leaf::List(_) => "a list".to_owned(),
         Leaf::Other(what) => (*what).to_owned(),
     };
     Err(Wrong::new(
@@ -387,6 +413,7 @@ fn parse_shards(leaf: &Leaf) -> Result<Shards, Wrong> {
             help,
         )),
         Leaf::Flag(_) => Err(Wrong::new("a boolean is no number of shards", help)),
+        Leaf::List(_) => Err(Wrong::new("a list is no number of shards", help)),
         Leaf::Other(what) => Err(Wrong::new(format!("{what} is no number of shards"), help)),
     }
 }

@@ -126,10 +126,12 @@ impl Reader {
     }
 
     fn sink(&mut self, name: &str, kind: SinkKind) -> SinkSettings {
+        let to = self.forward_targets(name, kind);
         let format: FileFormat = self.value(&key::SINK_FORMAT, name);
         SinkSettings {
             name: name.to_owned(),
             kind,
+            to,
             format,
             compression: self.value(&key::SINK_COMPRESSION, name),
             rotate_size: self.value(&key::SINK_ROTATE_SIZE, name),
@@ -137,6 +139,36 @@ impl Reader {
             keep_size: self.value(&key::SINK_KEEP_SIZE, name),
             keep_age: self.value(&key::SINK_KEEP_AGE, name),
             enabled: self.value(&key::SINK_ENABLED, name),
+        }
+    }
+
+    /// `to`, and no key of the other kind of sink.
+    fn forward_targets(&mut self, name: &str, kind: SinkKind) -> Vec<String> {
+        let (own, others) = match kind {
+            SinkKind::File => ("file", &[key::SINK_TO.path][..]),
+            SinkKind::Penstock => ("penstock", &key::FILE_SINK_ONLY[..]),
+        };
+        for path in others.iter().map(|path| path.replace('*', name)) {
+            let Some((_, place)) = self.document.leaf(&path) else {
+                continue;
+            };
+            let place = place.clone();
+            let help = match kind {
+                SinkKind::File => "remove it, or make it type = \"penstock\"",
+                SinkKind::Penstock => {
+                    "remove it: frames are forwarded as they came, and stored where they arrive"
+                }
+            };
+            let message = format!("{path} is no key of a sink of type \"{own}\"");
+            self.document
+                .mistake(&place, message, help.to_owned(), None);
+            self.wrong.insert(path);
+        }
+        match kind {
+            SinkKind::File => Vec::new(),
+            SinkKind::Penstock => self
+                .required(&key::SINK_TO, name, "[\"tcp://logs.example:4600\"]")
+                .unwrap_or_default(),
         }
     }
 
@@ -217,7 +249,11 @@ impl Reader {
         }
         self.addresses(settings);
         self.capacity(settings);
-        for sink in &settings.sinks {
+        for sink in settings
+            .sinks
+            .iter()
+            .filter(|sink| sink.kind == SinkKind::File)
+        {
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);
             let rotate = key::SINK_ROTATE_SIZE.path_of(&sink.name);
             if sink.keep_size < sink.rotate_size {

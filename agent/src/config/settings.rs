@@ -118,6 +118,8 @@ pub enum GateMode {
 pub struct SinkSettings {
     pub name: String,
     pub kind: SinkKind,
+    /// Where a `penstock` sink forwards to: `HOST:PORT`, the first preferred. Empty for others.
+    pub to: Vec<String>,
     pub format: FileFormat,
     pub compression: Compression,
     pub rotate_size: u64,
@@ -136,6 +138,8 @@ pub struct SinkSettings {
 pub enum SinkKind {
     /// Files under `DATA/records/`.
     File,
+    /// Another Penstock, over TCP.
+    Penstock,
 }
 
 /// What a file sink writes.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::key::{self, Key};
-use super::settings::Settings;
+use super::settings::{Settings, SinkKind};
 
 /// Every value in force, as a configuration file.
 pub fn show(settings: &Settings) -> String {
@@ -36,6 +36,11 @@ pub fn show(settings: &Settings) -> String {
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);
+        if sink.kind == SinkKind::Penstock {
+            line(&mut out, &key::SINK_TO, &sink.to);
+            line(&mut out, &key::SINK_ENABLED, &sink.enabled);
+            continue;
+        }
         line(&mut out, &key::SINK_FORMAT, &sink.format);
         line(&mut out, &key::SINK_COMPRESSION, &sink.compression);
         pair(
