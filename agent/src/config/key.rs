@@ -60,6 +60,14 @@ pub const MEMORY_MAX: Key<u64> = Key {
     show: show_size,
 };
 
+pub const STOP_TIMEOUT: Key<Duration> = Key {
+    path: "stop_timeout",
+    default: Some("30s"),
+    // Two seconds of it are kept for a sink that hangs in a call.
+    parse: |leaf| time(leaf, Duration::from_secs(4), Duration::from_secs(600)),
+    show: show_time,
+};
+
 pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
     path: "admin.address",
     default: Some("127.0.0.1:4680"),
@@ -251,6 +259,7 @@ pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
     MEMORY_MAX.path,
+    STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,

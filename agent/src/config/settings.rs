@@ -11,6 +11,8 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// How long a stop may take, from the signal to the end of the process.
+    pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
     pub memory_max: u64,
     pub admin: AdminSettings,

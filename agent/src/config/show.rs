@@ -11,6 +11,7 @@ pub fn show(settings: &Settings) -> String {
     line(&mut out, &key::DATA_DIR, &settings.data_dir);
     line(&mut out, &key::SHARDS, &settings.shards);
     line(&mut out, &key::MEMORY_MAX, &settings.memory_max);
+    line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
     out.push_str("\n[journal]\n");
