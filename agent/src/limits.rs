@@ -154,6 +154,11 @@ pub const SHARD_TABLES_MEMORY: u64 = (PRODUCERS_MAX * PRODUCER_MEMORY) as u64 + 
 pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
 /// Allowance for zstd's compression context and the decoder's scratch of one sink.
 pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Frames that a forwarding sink holds until they are answered: what a file sink's encoded block and
+/// codec would take.
+pub const FORWARD_BYTES_MAX: usize = JOURNAL_BLOCK_LEN + SINK_CODEC_MEMORY as usize / 2;
+/// Targets of one forwarding sink.
+pub const FORWARD_TARGETS_MAX: usize = 8;
 /// Allowance for what does not depend on the shards: code, stacks, the control thread, metrics.
 pub const PROCESS_MEMORY: u64 = 16 << 20;
 
@@ -184,6 +189,8 @@ const _: () = {
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
 };

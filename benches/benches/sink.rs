@@ -199,6 +199,7 @@ fn file_sink(criterion: &mut Criterion) {
             let settings = SinkSettings {
                 name: "files".to_owned(),
                 kind: penstock::config::settings::SinkKind::File,
+                to: Vec::new(),
                 format: penstock::config::settings::FileFormat::Avro,
                 compression,
                 rotate_size: u64::MAX,

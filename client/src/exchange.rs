@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::options::Options;
 use crate::report::{Report, Tally};
 use crate::targets::Targets;
-use crate::window::{OUTSTANDING_FRAMES_MAX, Outgoing, Window};
+use crate::window::{OUTSTANDING_FRAMES_MAX, Outgoing, Passed, Window};
 
 /// "Try later" without a time is not "try at once".
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
@@ -66,6 +66,7 @@ enum State {
     Draining(Link),
 }
 
+/// A frame, or without bytes a number that is not used.
 #[derive(Debug)]
 struct Queued {
     bytes: Vec<u8>,
@@ -193,6 +194,32 @@ impl Exchange {
         });
     }
 
+    /// The number that the next frame would get is not used: for callers that number by what they
+    /// read, where that cannot be read any more.
+    pub fn enqueue_gap(&mut self) {
+        assert!(self.has_room(), "{} frames are queued", self.queue.len());
+        self.queue.push_back(Queued {
+            bytes: Vec::new(),
+            records: 0,
+        });
+        self.pass_gaps();
+    }
+
+    fn pass_gaps(&mut self) {
+        while self.queue.front().is_some_and(|each| each.bytes.is_empty())
+            && self.window.has_room()
+            && self.window.next_sequence() < self.begin_limit
+        {
+            self.queue.pop_front();
+            self.window.pass_over();
+        }
+    }
+
+    /// What became of the frames below [`Exchange::base`].
+    pub fn passed(&self) -> Passed {
+        self.window.passed()
+    }
+
     /// No more frames come.
     pub fn finish(&mut self) {
         self.finishing = true;
@@ -273,6 +300,7 @@ impl Exchange {
 
     /// The changes of state that time alone brings.
     fn change_state(&mut self, now: Instant) {
+        self.pass_gaps();
         self.window.wake_deferred(now);
         if self.targets.return_at().is_some_and(|at| at <= now) {
             self.returning = true;
@@ -349,6 +377,7 @@ impl Exchange {
 
     /// No connection could be opened.
     pub fn on_connect_failed(&mut self, now: Instant) {
+        self.report.connects_failed += 1;
         if self
             .targets
             .on_connect_failed(now, self.options.return_after)
@@ -443,6 +472,7 @@ impl Exchange {
         if let Some(again) = self.window.begin_again() {
             return Some(again);
         }
+        self.pass_gaps();
         if !self.may_begin_new() {
             return None;
         }
@@ -521,7 +551,8 @@ impl Exchange {
 
     /// `false` where the frame waits for no answer.
     fn settle(&mut self, sequence: u64, ack: &Ack, now: Instant) -> bool {
-        let Some(records) = self.window.settle(sequence) else {
+        let taken = ack.status != AckStatus::Refused;
+        let Some(records) = self.window.settle(sequence, taken) else {
             return false;
         };
         match ack.status {

@@ -102,6 +102,8 @@ pub struct Report {
     /// counts as one frame.
     pub unsettled: Tally,
     pub connections: u64,
+    /// Attempts that opened none.
+    pub connects_failed: u64,
     pub connections_lost: u64,
     /// Times that another target was chosen.
     pub failovers: u64,

@@ -36,6 +36,17 @@ struct Slot {
     stage: Stage,
     /// Nobody knows whether an agent has it: it was begun, and no answer said "not taken".
     exposed: bool,
+    /// Settled, and an agent has it.
+    taken: bool,
+}
+
+/// What became of the frames below the window's base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// An agent has them.
+    pub acknowledged: Tally,
+    /// Refused, or given up.
+    pub lost: Tally,
 }
 
 /// A frame on its way out.
@@ -57,6 +68,7 @@ pub struct Window {
     in_flight: usize,
     exposed: usize,
     unsettled: Tally,
+    passed: Passed,
     bytes: usize,
 }
 
@@ -72,6 +84,7 @@ impl Window {
             in_flight: 0,
             exposed: 0,
             unsettled: Tally::default(),
+            passed: Passed::default(),
             bytes: 0,
         }
     }
@@ -116,6 +129,7 @@ impl Window {
             records,
             stage: Stage::InFlight,
             exposed: true,
+            taken: false,
         });
         self.invariants();
         Outgoing {
@@ -123,6 +137,29 @@ impl Window {
             records,
             again: false,
         }
+    }
+
+    /// The number `next_sequence` is not used.
+    pub fn pass_over(&mut self) {
+        assert!(
+            self.has_room(),
+            "{} frames are outstanding",
+            self.slots.len()
+        );
+        self.slots.push_back(Slot {
+            bytes: Arc::from([]),
+            records: 0,
+            stage: Stage::Settled,
+            exposed: false,
+            taken: false,
+        });
+        self.advance();
+        self.invariants();
+    }
+
+    /// What became of the frames below `base`, those of a number not used left out.
+    pub fn passed(&self) -> Passed {
+        self.passed
     }
 
     /// The next frame to send again, which is in flight from here on.
@@ -172,9 +209,10 @@ impl Window {
         first.max(self.base)..end.min(self.next_sequence())
     }
 
-    /// Settles a frame in flight and returns its records; `None` where it is not in flight.
-    pub fn settle(&mut self, sequence: u64) -> Option<u32> {
-        self.in_flight_slot(sequence)?;
+    /// Settles a frame in flight and returns its records; `None` where it is not in flight. `taken`:
+    /// an agent has it.
+    pub fn settle(&mut self, sequence: u64, taken: bool) -> Option<u32> {
+        self.in_flight_slot(sequence)?.taken = taken;
         self.in_flight -= 1;
         let records = self.settle_slot((sequence - self.base) as usize);
         self.advance();
@@ -224,9 +262,15 @@ impl Window {
     /// The base passes what is settled.
     fn advance(&mut self) {
         let is_settled = |slot: &Slot| slot.stage == Stage::Settled;
-        while self.slots.front().is_some_and(is_settled) {
-            self.slots.pop_front();
+        while self.slots.front().is_some_and(is_settled)
+            && let Some(slot) = self.slots.pop_front()
+        {
             self.base += 1;
+            match slot.taken {
+                true => self.passed.acknowledged.add(slot.records),
+                false if slot.records > 0 => self.passed.lost.add(slot.records),
+                false => {}
+            }
         }
     }
 

@@ -33,6 +33,7 @@ fn builtin() -> Settings {
         data_dir: PathBuf::from("./penstock-data"),
         shards: Shards::Auto,
         memory_max: 256 * MIB,
+        stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
         },
@@ -56,6 +57,7 @@ fn builtin() -> Settings {
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
             kind: SinkKind::File,
+            to: Vec::new(),
             format: FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: 256 * MIB,
@@ -88,6 +90,41 @@ fn builtin_settings_are_the_design_s() {
 }
 
 #[test]
+fn a_forwarding_sink_has_targets_and_no_key_of_a_file_sink() {
+    let text =
+        "[sinks.up]\ntype = \"penstock\"\nto = [\"tcp://a.example:4600\", \"tcp://[::1]:1\"]\n";
+    let read = settings(text);
+    assert_eq!(read.sinks[0].kind, SinkKind::Penstock);
+    assert_eq!(read.sinks[0].to, ["a.example:4600", "[::1]:1"]);
+    // What `config show` prints reads back to the same.
+    assert_eq!(settings(&config::show(&read)), read);
+    for (wrong, words) in [
+        ("to = [\"udp://a:1\"]", "does not begin with tcp://"),
+        ("to = [\"tcp://a\"]", "is no host and port"),
+        ("to = []", "0 targets"),
+        ("to = [1]", "a list, where text is wanted"),
+        ("", "sinks.up has no to"),
+        (
+            "to = \"tcp://a:1\"\nformat = \"avro\"",
+            "sinks.up.format is no key of a sink of type \"penstock\"",
+        ),
+        (
+            "to = \"tcp://a:1\"\nkeep = { size = \"1GiB\" }",
+            "sinks.up.keep.size is no key of a sink of type \"penstock\"",
+        ),
+    ] {
+        let text = format!("[sinks.up]\ntype = \"penstock\"\n{wrong}\n");
+        let mistakes = mistakes(&text);
+        assert!(mistakes.contains(words), "{wrong}: {mistakes}");
+    }
+    let file = mistakes("[sinks.files]\ntype = \"file\"\nto = \"tcp://a:1\"\n");
+    assert!(
+        file.contains("sinks.files.to is no key of a sink of type \"file\""),
+        "{file}"
+    );
+}
+
+#[test]
 fn the_example_holds_every_key_at_its_built_in_value() {
     let example = settings(config::EXAMPLE);
     let expected = Settings {
@@ -101,6 +138,9 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         .replace("\nsync = \"always\"", "\nsync = \"interval\"")
         .replace("# sync_interval", "sync_interval");
     for key in [
+        "[sinks.upstream]",
+        "type = \"penstock\"",
+        "to =",
         "schemas_dir =",
         "[schemas.",
         "fields =",
@@ -110,6 +150,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         uncommented = uncommented.replace(&format!("# {key}"), key);
     }
     assert_eq!(settings(&uncommented).schemas[0].registry_id, Some(17));
+    assert_eq!(settings(&uncommented).sinks[1].to.len(), 2);
     assert_eq!(
         settings(&uncommented).listeners[1].receive_buffer,
         Some(4 * MIB)

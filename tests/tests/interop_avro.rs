@@ -281,6 +281,7 @@ fn run_sink(data_dir: &Path, compression: Compression, sent: &[Sent]) -> std::pa
     let settings = SinkSettings {
         name: "files".to_owned(),
         kind: penstock::config::settings::SinkKind::File,
+        to: Vec::new(),
         format: penstock::config::settings::FileFormat::Avro,
         compression,
         rotate_size: 1 << 30,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::mistake::{Mistake, Position};
 
@@ -41,7 +41,9 @@ pub enum Leaf {
     /// An integer or a float, as written.
     Number(String),
     Flag(bool),
-    /// "a list" and the like.
+    /// A list of texts.
+    List(Vec<String>),
+    /// "a list" of something else, and the like.
     Other(&'static str),
 }
 
@@ -316,7 +318,7 @@ fn convert_value(file: usize, value: Spanned<DeValue<'_>>) -> Value {
         DeValue::Float(number) => Leaf::Number(number.to_string()),
         DeValue::Boolean(flag) => Leaf::Flag(flag),
         DeValue::Datetime(_) => Leaf::Other("a date"),
-        DeValue::Array(_) => Leaf::Other("a list"),
+        DeValue::Array(items) => list(&items),
     };
     Value::Leaf(leaf, place)
 }
@@ -333,6 +335,15 @@ fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
             Value::Leaf(..) => None,
         }
     })
+}
+
+fn list(items: &DeArray<'_>) -> Leaf {
+    let texts = items.iter().map(|item| match item.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        _ => None,
+    });
+    let texts: Option<Vec<String>> = texts.collect();
+    texts.map_or(Leaf::Other("a list"), Leaf::List)
 }
 
 /// The last key of that name which begins before `end`: for a key given twice in one table that is

@@ -18,7 +18,7 @@ use super::settings::{
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
-use address::{parse_listener_address, socket_address};
+use address::{parse_forward_targets, parse_listener_address, socket_address};
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -60,6 +60,14 @@ pub const MEMORY_MAX: Key<u64> = Key {
     default: Some("256MiB"),
     parse: |leaf| size(leaf, 1 << 20, 1 << 44),
     show: show_size,
+};
+
+pub const STOP_TIMEOUT: Key<Duration> = Key {
+    path: "stop_timeout",
+    default: Some("30s"),
+    // Two seconds of it are kept for a sink that hangs in a call.
+    parse: |leaf| time(leaf, Duration::from_secs(4), Duration::from_secs(600)),
+    show: show_time,
 };
 
 pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
@@ -176,10 +184,33 @@ const GATE_WORDS: [(&str, GateMode); 3] = [
 pub const SINK_TYPE: Key<SinkKind> = Key {
     path: "sinks.*.type",
     default: None,
-    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp", "penstock"]),
+    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp"]),
     show: |kind| show_word(kind, &SINK_WORDS),
 };
-const SINK_WORDS: [(&str, SinkKind); 1] = [("file", SinkKind::File)];
+const SINK_WORDS: [(&str, SinkKind); 2] =
+    [("file", SinkKind::File), ("penstock", SinkKind::Penstock)];
+
+/// Of `penstock` sinks: `HOST:PORT` of each target.
+pub const SINK_TO: Key<Vec<String>> = Key {
+    path: "sinks.*.to",
+    default: None,
+    parse: parse_forward_targets,
+    show: |targets| {
+        let targets = targets
+            .iter()
+            .map(|target| quote(&format!("tcp://{target}")));
+        format!("[{}]", targets.collect::<Vec<_>>().join(", "))
+    },
+};
+/// The keys that only `file` sinks have.
+pub const FILE_SINK_ONLY: [&str; 6] = [
+    SINK_FORMAT.path,
+    SINK_COMPRESSION.path,
+    SINK_ROTATE_SIZE.path,
+    SINK_ROTATE_AGE.path,
+    SINK_KEEP_SIZE.path,
+    SINK_KEEP_AGE.path,
+];
 
 pub const SINK_FORMAT: Key<FileFormat> = Key {
     path: "sinks.*.format",
@@ -278,6 +309,7 @@ pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
     MEMORY_MAX.path,
+    STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,
@@ -291,6 +323,7 @@ pub const KNOWN: &[&str] = &[
     LISTENER_RECEIVE_BUFFER.path,
     GATE_MODE.path,
     SINK_TYPE.path,
+    SINK_TO.path,
     SINK_FORMAT.path,
     SINK_COMPRESSION.path,
     SINK_ROTATE_SIZE.path,
@@ -355,6 +388,7 @@ fn text<'a>(leaf: &'a Leaf, example: &str) -> Result<&'a str, Wrong> {
             "a boolean, where text is wanted",
             as_in(example),
         )),
+        Leaf::List(_) => Err(Wrong::new("a list, where text is wanted", as_in(example))),
         Leaf::Other(what) => Err(Wrong::new(
             format!("{what}, where text is wanted"),
             as_in(example),
@@ -367,6 +401,7 @@ fn flag(leaf: &Leaf) -> Result<bool, Wrong> {
         Leaf::Flag(flag) => return Ok(*flag),
         Leaf::Text(text) => format!("\"{text}\""),
         Leaf::Number(number) => number.clone(),
+        Leaf::List(_) => "a list".to_owned(),
         Leaf::Other(what) => (*what).to_owned(),
     };
     Err(Wrong::new(
@@ -469,6 +504,7 @@ fn parse_shards(leaf: &Leaf) -> Result<Shards, Wrong> {
             help,
         )),
         Leaf::Flag(_) => Err(Wrong::new("a boolean is no number of shards", help)),
+        Leaf::List(_) => Err(Wrong::new("a list is no number of shards", help)),
         Leaf::Other(what) => Err(Wrong::new(format!("{what} is no number of shards"), help)),
     }
 }

@@ -69,6 +69,7 @@ impl Reader {
         Settings {
             data_dir: self.value(&key::DATA_DIR, ""),
             shards: self.value(&key::SHARDS, ""),
+            stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
             admin: AdminSettings {
                 address: self.value(&key::ADMIN_ADDRESS, ""),
@@ -136,10 +137,12 @@ impl Reader {
     }
 
     fn sink(&mut self, name: &str, kind: SinkKind) -> SinkSettings {
+        let to = self.forward_targets(name, kind);
         let format: FileFormat = self.value(&key::SINK_FORMAT, name);
         SinkSettings {
             name: name.to_owned(),
             kind,
+            to,
             format,
             compression: self.value(&key::SINK_COMPRESSION, name),
             rotate_size: self.value(&key::SINK_ROTATE_SIZE, name),
@@ -147,6 +150,36 @@ impl Reader {
             keep_size: self.value(&key::SINK_KEEP_SIZE, name),
             keep_age: self.value(&key::SINK_KEEP_AGE, name),
             enabled: self.value(&key::SINK_ENABLED, name),
+        }
+    }
+
+    /// `to`, and no key of the other kind of sink.
+    fn forward_targets(&mut self, name: &str, kind: SinkKind) -> Vec<String> {
+        let (own, others) = match kind {
+            SinkKind::File => ("file", &[key::SINK_TO.path][..]),
+            SinkKind::Penstock => ("penstock", &key::FILE_SINK_ONLY[..]),
+        };
+        for path in others.iter().map(|path| path.replace('*', name)) {
+            let Some((_, place)) = self.document.leaf(&path) else {
+                continue;
+            };
+            let place = place.clone();
+            let help = match kind {
+                SinkKind::File => "remove it, or make it type = \"penstock\"",
+                SinkKind::Penstock => {
+                    "remove it: frames are forwarded as they came, and stored where they arrive"
+                }
+            };
+            let message = format!("{path} is no key of a sink of type \"{own}\"");
+            self.document
+                .mistake(&place, message, help.to_owned(), None);
+            self.wrong.insert(path);
+        }
+        match kind {
+            SinkKind::File => Vec::new(),
+            SinkKind::Penstock => self
+                .required(&key::SINK_TO, name, "[\"tcp://logs.example:4600\"]")
+                .unwrap_or_default(),
         }
     }
 
@@ -236,7 +269,11 @@ impl Reader {
         }
         self.capacity(settings);
         self.schema_relations(settings);
-        for sink in &settings.sinks {
+        for sink in settings
+            .sinks
+            .iter()
+            .filter(|sink| sink.kind == SinkKind::File)
+        {
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);
             let rotate = key::SINK_ROTATE_SIZE.path_of(&sink.name);
             if sink.keep_size < sink.rotate_size {

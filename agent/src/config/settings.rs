@@ -12,6 +12,8 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// How long a stop may take, from the signal to the end of the process.
+    pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
     pub memory_max: u64,
     pub admin: AdminSettings,
@@ -143,6 +145,8 @@ pub enum GateMode {
 pub struct SinkSettings {
     pub name: String,
     pub kind: SinkKind,
+    /// Where a `penstock` sink forwards to: `HOST:PORT`, the first preferred. Empty for others.
+    pub to: Vec<String>,
     pub format: FileFormat,
     pub compression: Compression,
     pub rotate_size: u64,
@@ -171,6 +175,8 @@ pub struct SchemaSettings {
 pub enum SinkKind {
     /// Files under `DATA/records/`.
     File,
+    /// Another Penstock, over TCP.
+    Penstock,
 }
 
 /// What a file sink writes.

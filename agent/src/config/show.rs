@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::key::{self, Key};
-use super::settings::{Settings, SyncMode};
+use super::settings::{Settings, SinkKind, SyncMode};
 
 /// Every value in force, as a configuration file.
 pub fn show(settings: &Settings) -> String {
@@ -14,6 +14,7 @@ pub fn show(settings: &Settings) -> String {
     if let Some(folder) = &settings.schemas_dir {
         line(&mut out, &key::SCHEMAS_DIR, folder);
     }
+    line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
     out.push_str("\n[journal]\n");
@@ -47,6 +48,11 @@ pub fn show(settings: &Settings) -> String {
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);
+        if sink.kind == SinkKind::Penstock {
+            line(&mut out, &key::SINK_TO, &sink.to);
+            line(&mut out, &key::SINK_ENABLED, &sink.enabled);
+            continue;
+        }
         line(&mut out, &key::SINK_FORMAT, &sink.format);
         line(&mut out, &key::SINK_COMPRESSION, &sink.compression);
         pair(

@@ -42,10 +42,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// The same while the agent starts, and how long that may take before the log says what is missing.
 const READY_INTERVAL: Duration = Duration::from_millis(2);
 const READY_WAIT: Duration = Duration::from_secs(1);
-/// How long sinks may go on delivering after the shards have stopped. What is left then stays in
-/// the journal and is delivered after the next start.
-const SINK_STOP: Duration = Duration::from_secs(30);
-/// How long after that deadline a sink that hangs in a call is waited for.
+/// How long before the end of `stop_timeout` sinks stop delivering: one that hangs in a call is
+/// waited for until then. What they did not deliver stays in the journal, for the next start.
 const SINK_HANG: Duration = Duration::from_secs(2);
 
 /// Runs the agent until a signal stops it.
@@ -159,6 +157,7 @@ struct Agent {
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
+    stop_timeout: Duration,
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
@@ -242,6 +241,7 @@ impl Agent {
                 schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
+                stop_timeout: settings.stop_timeout,
             })?);
             marks.push(shard_marks);
         }
@@ -271,6 +271,7 @@ impl Agent {
             sinks: sinks.threads,
             sink_stop,
             disk,
+            stop_timeout: settings.stop_timeout,
             data,
             left_behind: Mutex::new(left_behind),
             _schemas: schemas,
@@ -366,6 +367,7 @@ impl Agent {
     async fn stop(&mut self) -> Result<(), Failure> {
         self.readiness.set(Condition::ListenersBound, false);
         self.shared.close_gate();
+        let end = Instant::now() + self.stop_timeout;
         for shard in &self.shards {
             shard.stop();
         }
@@ -380,10 +382,9 @@ impl Agent {
                     outcome = Err(Failure::io("a shard's ring", &error));
                 }
             }
-            let deadline = Instant::now() + SINK_STOP;
-            sink_stop.set(deadline);
+            sink_stop.set(end - SINK_HANG);
             for (name, thread) in sinks {
-                if let Err(failure) = join_sink(&name, thread, deadline + SINK_HANG) {
+                if let Err(failure) = join_sink(&name, thread, end) {
                     outcome = outcome.and(Err(failure));
                 }
             }

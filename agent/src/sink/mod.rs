@@ -1,10 +1,12 @@
 //! Sinks: readers of a shard's journal that deliver its records somewhere and keep a durable cursor.
 //!
 //! `run` is the loop that every sink shares: blocks from memory while it keeps up, from disk when
-//! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files.
-//! A sink knows the journal's reader and nothing of sockets.
+//! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files,
+//! `forward` the one that hands over to another Penstock.
+//! A sink knows the journal's reader and nothing of the shards' sockets.
 
 pub mod file;
+pub mod forward;
 pub mod run;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -96,6 +98,8 @@ pub enum SinkError {
         path.display()
     )]
     CursorDamaged { path: PathBuf, what: &'static str },
+    #[error("waiting for the connection: {0}")]
+    Connection(io::Error),
     #[error(transparent)]
     Journal(#[from] ReadError),
     /// The stop's deadline passed. Nothing is lost: the rest is delivered after the next start.
@@ -139,6 +143,12 @@ error_reasons! {
     Undecodable = "undecodable";
     /// The stop's deadline passed before everything was delivered.
     Deadline = "deadline";
+    /// The agent that this sink forwards to could not be reached, or the connection ended.
+    Connection = "connection";
+    /// That agent asked to try a frame later.
+    TryLater = "try_later";
+    /// That agent refused a frame: its records are not delivered, and not tried again.
+    Refused = "refused";
 }
 
 impl SinkError {
@@ -157,6 +167,7 @@ impl SinkError {
             Self::Output { .. } => ErrorReason::Output,
             Self::Cursor { .. } => ErrorReason::Cursor,
             Self::CursorDamaged { .. } => ErrorReason::CursorDamaged,
+            Self::Connection(_) => ErrorReason::Connection,
             Self::Journal(ReadError::Missing { .. }) => ErrorReason::JournalMissing,
             Self::Journal(ReadError::Damaged { .. }) => ErrorReason::Damaged,
             Self::Journal(_) => ErrorReason::Journal,

@@ -410,6 +410,10 @@ impl Kernel for Ring {
                 opcode::Shutdown::new(Fd(socket.0), libc::SHUT_RDWR).build(),
                 Token::Cancel,
             ),
+            Op::PeerEnd { socket, .. } => self.submit(
+                opcode::Shutdown::new(Fd(socket.0), libc::SHUT_WR).build(),
+                Token::Cancel,
+            ),
             Op::PeerClose { peer, socket } => {
                 self.submit(opcode::Close::new(Fd(socket.0)).build(), Token::Close(peer));
             }

@@ -25,6 +25,8 @@ pub struct Config {
     pub udp_receive_buffer: &'static str,
     /// Instead of the home's own.
     pub data_dir: Option<PathBuf>,
+    /// More lines, before the first table.
+    pub top: &'static str,
     /// More lines of `[journal]`.
     pub journal: &'static str,
     /// A folder of users' writer schemas.
@@ -45,6 +47,7 @@ impl Config {
             admin_address: "127.0.0.1:0".to_owned(),
             udp_receive_buffer: "16MiB",
             data_dir: None,
+            top: "",
             journal: "",
             schemas_dir: None,
             more: "",
@@ -60,6 +63,7 @@ impl Config {
             tcp_address,
             admin_address,
             udp_receive_buffer,
+            top,
             journal,
             more,
             ..
@@ -80,6 +84,7 @@ data_dir = "{data_dir}"
 {schemas_dir}
 shards = {shards}
 memory_max = "512MiB"
+{top}
 [admin]
 address = "{admin_address}"
 [journal]

@@ -600,6 +600,8 @@ impl SimKernel {
                 self.conns[id].shut = true;
                 self.touched.push(Touch::Conn(id));
             }
+            // The simulated producer does not look for it: the agent's own bound ends the wait.
+            Op::PeerEnd { .. } => {}
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(peer, socket);
                 self.sockets.remove(&socket.0);

@@ -67,6 +67,7 @@ pub(super) fn written(
     let settings = SinkSettings {
         name: "files".to_owned(),
         kind: crate::config::settings::SinkKind::File,
+        to: Vec::new(),
         format: crate::config::settings::FileFormat::Avro,
         compression: Compression::Zstd,
         rotate_size: u64::MAX,

@@ -317,7 +317,10 @@ pub enum Reopened {
     OtherHeader,
 }
 
-pub(super) fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SinkError {
+pub(in crate::sink) fn failed(
+    call: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> SinkError {
     move |source| SinkError::Output {
         call,
         path: path.to_owned(),

@@ -22,6 +22,7 @@ fn settings(compression: Compression) -> SinkSettings {
     SinkSettings {
         name: "files".to_owned(),
         kind: crate::config::settings::SinkKind::File,
+        to: Vec::new(),
         format: crate::config::settings::FileFormat::Avro,
         compression,
         rotate_size: u64::MAX,
