@@ -79,6 +79,13 @@ pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
 pub const JSON_UNESCAPED_LEN_MAX: usize = PAYLOAD_LEN_MAX;
 /// Attributes of one JSON line: none takes fewer than the 5 bytes of `"":0,`.
 pub const JSON_ATTRIBUTES_MAX: usize = PAYLOAD_LEN_MAX / 5;
+/// zstd's decompression context: 94 KiB in version 1.5.7; a unit test holds the bound.
+pub const DECOMPRESSOR_CONTEXT_MEMORY: u64 = 192 << 10;
+/// What a decoder brings with it: the text and the attributes (8 bytes for each end) of the longest
+/// JSON line, the longest payload decompressed, and the context for that.
+pub const DECODER_MEMORY: u64 =
+    (JSON_UNESCAPED_LEN_MAX + 16 * JSON_ATTRIBUTES_MAX + PAYLOAD_LEN_MAX) as u64
+        + DECOMPRESSOR_CONTEXT_MEMORY;
 /// Configured sinks: each costs `SINK_SHARD_MEMORY` a shard and reads every block once more.
 pub const SINKS_MAX: usize = 16;
 /// Worker threads; a shard's number is a metric label and part of its folder's name.
@@ -89,21 +96,24 @@ pub const CONFIG_FILES_MAX: usize = 256;
 /// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
 pub const NESTING_MAX: usize = 32;
 
-/// Memory of one shard: its pools, and an allowance for its tables (connection slots, waiting
-/// acknowledgements, dedup windows, counters).
+/// Memory of one shard: its pools, its decoder, and an allowance for its tables (connection slots,
+/// waiting acknowledgements, dedup windows, counters).
 pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
     + TCP_BUFFERS * TCP_BUFFER_LEN
     + UDP_BUFFERS * UDP_BUFFER_LEN
     + SEND_BUFFERS * SEND_BUFFER_LEN
     + CARRY_BYTES_MAX) as u64
+    + DECODER_MEMORY
     + SHARD_TABLES_MEMORY;
 /// Allowance for what a shard keeps beside its pools.
 pub const SHARD_TABLES_MEMORY: u64 = 8 << 20;
-/// Memory of one sink on one shard: a block read from disk, the same records encoded, and an
-/// allowance for the compressor's window and the decoder's scratch.
-pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
-/// Allowance for zstd's compression context and the decoder's scratch of one sink.
-pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Memory of one sink on one shard: a block read from disk, its decoder, and an allowance for what
+/// it encodes.
+pub const SINK_SHARD_MEMORY: u64 = JOURNAL_BLOCK_LEN as u64 + DECODER_MEMORY + SINK_CODEC_MEMORY;
+/// Allowance for one sink's open block, the same compressed, and the compressor: the longest record
+/// makes a block of up to 6 MiB of JSON (a control character takes six bytes there), and a usual
+/// block has 128 KiB.
+pub const SINK_CODEC_MEMORY: u64 = 8 << 20;
 /// Allowance for what does not depend on the shards: code, stacks, the control thread, metrics.
 pub const PROCESS_MEMORY: u64 = 16 << 20;
 

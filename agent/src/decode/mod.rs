@@ -6,11 +6,13 @@
 //! ```
 //!
 //! A view borrows the payload, or the decoder's scratch for what stands in no payload as it is
-//! meant (JSON text with escapes, ids in hex). The scratch is allocated once, at the bounds that
-//! `limits` derives from the longest payload, and is never grown: decoding allocates nothing.
+//! meant (JSON text with escapes, ids in hex), or the buffer into which a compressed payload was
+//! undone. All of it is allocated once, at the bounds that `limits` derives from the longest
+//! payload, and is never grown: decoding allocates nothing.
 //! `proto/RECORDS.md` says what each encoding may hold and what becomes of it.
 
 pub mod avro;
+pub mod compressed;
 pub mod json;
 pub mod protobuf;
 mod text;
@@ -22,6 +24,7 @@ use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use crate::decode::compressed::Decompressor;
 use crate::limits;
 use crate::record::RecordView;
 use crate::schema::table::Schemas;
@@ -64,6 +67,7 @@ pub struct Checked {
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
+    decompressor: Decompressor,
     json: json::Scratch,
     _schemas: Schemas,
 }
@@ -71,6 +75,7 @@ pub struct Decoder {
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
         Self {
+            decompressor: Decompressor::new(),
             json: json::Scratch::new(),
             _schemas: schemas.clone(),
         }
@@ -78,7 +83,7 @@ impl Decoder {
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
-        let bytes = self.plain(payload)?;
+        let bytes = plain(&mut self.decompressor, payload)?;
         let found = match payload.encoding {
             Encoding::Protobuf => protobuf::validate(bytes),
             Encoding::Json => json::validate(bytes),
@@ -97,19 +102,23 @@ impl Decoder {
         payload: &Payload<'_>,
         visit: impl FnMut(&RecordView<'_>),
     ) -> Result<u32, Reason> {
-        let bytes = self.plain(payload)?;
+        let bytes = plain(&mut self.decompressor, payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
             Encoding::Json => json::for_each(&mut self.json, bytes, visit),
         }
     }
+}
 
-    /// The payload as its encoding speaks of it.
-    fn plain<'a>(&mut self, payload: &Payload<'a>) -> Result<&'a [u8], Reason> {
-        within_bounds(payload.bytes)?;
-        if payload.zstd {
-            return Err(Reason::UnsupportedCompression);
-        }
+/// The payload as its encoding speaks of it.
+fn plain<'a>(
+    decompressor: &'a mut Decompressor,
+    payload: &Payload<'a>,
+) -> Result<&'a [u8], Reason> {
+    within_bounds(payload.bytes)?;
+    if payload.zstd {
+        decompressor.decompress(payload.bytes)
+    } else {
         Ok(payload.bytes)
     }
 }
@@ -153,6 +162,28 @@ mod tests {
                 "an empty payload holds no record"
             );
         }
+    }
+
+    #[test]
+    fn a_compressed_payload_is_what_it_was() {
+        let mut decoder = Decoder::new(&Schemas::default());
+        let json = b"{\"msg\":\"a\\tb\"}\n{\"msg\":\"c\"}\n";
+        let compressed = zstd::bulk::compress(json, 1).expect("compressed");
+        let payload = Payload {
+            zstd: true,
+            ..Payload::plain(Encoding::Json, &compressed)
+        };
+        assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
+        assert_eq!(decoder.validate(&payload, 1), Err(Reason::RecordCount));
+        let mut bodies = Vec::new();
+        let shown = decoder.for_each(&payload, |record| bodies.push(record.body.to_owned()));
+        assert_eq!((shown, bodies), (Ok(2), vec!["a\tb".to_owned(), "c".to_owned()]));
+        // The flag is believed: what is not compressed is refused.
+        let plain = Payload {
+            bytes: json,
+            ..payload
+        };
+        assert_eq!(decoder.validate(&plain, 2), Err(Reason::MalformedCompression));
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Stop;
-use super::inputs::{folder_names, is_container, sealed_name};
+use super::inputs::{folder_names, is_records, sealed_name};
 use super::printer::Printer;
 use crate::exit::{Exit, Failure};
-use crate::sink::file::container::{ContainerError, ContainerReader, Next};
+use crate::sink::file::container::{ContainerError, Next};
 use crate::sink::file::name::OPEN_SUFFIX;
+use crate::sink::file::read::RecordsReader;
 
 /// Sink files: one, or all that a folder holds.
 pub(super) struct FilesSource {
@@ -22,7 +23,7 @@ pub(super) struct FilesSource {
 
 pub(super) enum FileState {
     New,
-    Reading(Box<ContainerReader>),
+    Reading(Box<RecordsReader>),
     Finished,
 }
 
@@ -35,7 +36,7 @@ impl FilesSource {
         let mut sealed = Vec::new();
         if let Some(folder) = &self.folder {
             for name in folder_names(folder)? {
-                if is_container(&name) {
+                if is_records(&name) {
                     let path = folder.join(sealed_name(&name));
                     if sealed_name(&name) == name {
                         sealed.push(path.clone());
@@ -67,7 +68,7 @@ fn print_file<W: Write, E: Write>(
         FileState::Finished => return Ok(true),
         FileState::Reading(reader) => reader,
         FileState::New => {
-            let Some((reader, _)) = open_container(path, is_sealed, alone, printer)? else {
+            let Some((reader, _)) = open_records(path, is_sealed, alone, printer)? else {
                 return Ok(true);
             };
             *state = FileState::Reading(Box::new(reader));
@@ -105,12 +106,12 @@ fn sealed_path(path: &Path) -> bool {
 
 /// Opens a file under whichever of its two names it has now. `None`: there is nothing to read yet,
 /// or it was reported.
-fn open_container<W: Write, E: Write>(
+fn open_records<W: Write, E: Write>(
     path: &Path,
     is_sealed: bool,
     alone: bool,
     printer: &mut Printer<W, E>,
-) -> Result<Option<(ContainerReader, PathBuf)>, Stop> {
+) -> Result<Option<(RecordsReader, PathBuf)>, Stop> {
     let mut open_path = path.as_os_str().to_owned();
     open_path.push(OPEN_SUFFIX);
     let mut candidates = vec![path.to_owned()];
@@ -127,7 +128,7 @@ fn open_container<W: Write, E: Write>(
                 return Err(Failure::io(what, &error).into());
             }
         };
-        match ContainerReader::open(file) {
+        match RecordsReader::open(file, &candidate) {
             Ok(reader) => return Ok(Some((reader, candidate))),
             Err(ContainerError::HeaderCut) if !sealed_path(&candidate) => return Ok(None),
             Err(ContainerError::Io(error)) => {
