@@ -1,10 +1,11 @@
 //! The batch that is being filled, and the frame that it becomes.
 
-use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 use penstock_proto::wire;
 
+use crate::compress::Compressor;
 use crate::record;
 
 /// Records encoded one behind the other.
@@ -13,6 +14,7 @@ pub struct Batch {
     encoding: Encoding,
     payload: Vec<u8>,
     records: u32,
+    compressor: Option<Compressor>,
 }
 
 /// The record does not fit beside what the batch holds; nothing was added.
@@ -28,6 +30,15 @@ impl Batch {
             encoding,
             payload: Vec::new(),
             records: 0,
+            compressor: None,
+        }
+    }
+
+    /// Frames are compressed with zstd at this level, where that makes them shorter.
+    pub fn with_zstd(self, level: Option<i32>) -> Self {
+        Self {
+            compressor: level.map(Compressor::new),
+            ..self
         }
     }
 
@@ -35,6 +46,7 @@ impl Batch {
         self.encoding
     }
 
+    /// What was pushed, not compressed.
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
@@ -60,16 +72,28 @@ impl Batch {
         Ok(())
     }
 
+    /// The payload as it is to be sent, and the flags that say how.
+    pub fn sealed_payload(&mut self) -> (&[u8], u8) {
+        let compressor = self.compressor.as_mut();
+        match compressor.and_then(|compressor| compressor.compress(&self.payload)) {
+            Some(compressed) => (compressed, FLAG_ZSTD),
+            None => (&self.payload, 0),
+        }
+    }
+
     /// The frame of these records; the batch is empty afterwards. Of `header`, encoding, records,
-    /// payload length and checksum are set here.
+    /// the compression's flag, payload length and checksum are set here.
     pub fn seal(&mut self, header: FrameHeader) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + self.payload.len());
+        let (encoding, records) = (self.encoding as u8, self.records);
+        let (payload, flags) = self.sealed_payload();
+        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + payload.len());
         let header = FrameHeader {
-            encoding: self.encoding as u8,
-            records: self.records,
+            encoding,
+            records,
+            flags: header.flags | flags,
             ..header
         };
-        wire::write_frame(&mut frame, header, &self.payload);
+        wire::write_frame(&mut frame, header, payload);
         self.clear();
         frame
     }
@@ -77,5 +101,47 @@ impl Batch {
     pub fn clear(&mut self) {
         self.payload.clear();
         self.records = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compressed_frame_holds_the_same_payload() {
+        let header = FrameHeader {
+            encoding: 0,
+            flags: 2,
+            priority: 2,
+            payload_len: 0,
+            records: 0,
+            producer: 1,
+            sequence: 1,
+            payload_crc: 0,
+        };
+        let mut plain = Batch::new(Encoding::Json);
+        let mut compressed = Batch::new(Encoding::Json).with_zstd(Some(1));
+        for round in 0..3 {
+            for number in 0..50 {
+                let record = LogRecord {
+                    body: format!("round {round}, line {number}"),
+                    ..LogRecord::default()
+                };
+                plain.push(&record, 1 << 20).expect("room");
+                compressed.push(&record, 1 << 20).expect("room");
+            }
+            let payload = plain.payload().to_vec();
+            let plain = plain.seal(header);
+            let compressed = compressed.seal(header);
+            assert_eq!((plain[5], compressed[5]), (2, 3), "the flags");
+            assert!(compressed.len() < plain.len() / 2);
+            let back = zstd::bulk::decompress(&compressed[FRAME_HEADER_LEN..], 1 << 20);
+            assert_eq!(back.expect("a zstd frame"), payload);
+        }
+        // A batch that does not get shorter goes as it is.
+        let tiny = LogRecord::default();
+        compressed.push(&tiny, 1 << 20).expect("room");
+        assert_eq!(compressed.seal(header)[5], 2);
     }
 }

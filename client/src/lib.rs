@@ -11,6 +11,7 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod compress;
 pub mod datagram;
 pub mod options;
 pub mod producer;

@@ -11,6 +11,9 @@ pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub encoding: Encoding,
+    /// Compress payloads with zstd at this level; a batch that gains nothing is sent as it is. The
+    /// limits hold for payloads before they are compressed.
+    pub zstd_level: Option<i32>,
     /// 0 critical, 1 high, 2 normal, 3 background.
     pub priority: u8,
     /// A frame is closed at this many records.
@@ -46,6 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             encoding: Encoding::Protobuf,
+            zstd_level: None,
             priority: 2,
             batch_records_max: 500,
             batch_bytes_max: 64 << 10,

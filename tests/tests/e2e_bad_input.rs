@@ -95,7 +95,7 @@ fn bad_headers(sequence: u64) -> Vec<Bad> {
             },
         ),
         with(
-            Reason::UnsupportedCompression,
+            Reason::MalformedCompression,
             FrameHeader {
                 flags: good.flags | FLAG_ZSTD,
                 ..good

@@ -37,7 +37,8 @@ pub fn send(
             arguments.payload_max.unwrap_or(payload_len_default),
             arguments.batch,
             PRIORITY_NORMAL,
-        ),
+        )
+        .with_zstd(arguments.zstd),
         arguments,
     };
     let mut chunk = vec![0; CHUNK_LEN];
