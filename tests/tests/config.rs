@@ -364,10 +364,16 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"file\"",
         ),
         (
-            "[sinks.f]\ntype = \"file\"\nformat = \"jsonl\"",
+            "[sinks.f]\ntype = \"file\"\nformat = \"json\"",
             "3:10",
-            "not in this version",
-            "\"avro\"",
+            "format",
+            "\"jsonl\"",
+        ),
+        (
+            "[sinks.f]\ntype = \"file\"\ncompression = \"snappy\"\nformat = \"jsonl\"",
+            "3:15",
+            "snappy",
+            "\"zstd\" or \"none\"",
         ),
         (
             "[sinks.f]\ntype = \"file\"\nkeep.size = \"1MiB\"",

@@ -8,8 +8,8 @@ use super::document::{Document, Entry, Leaf, Place, Value, join};
 use super::key::{self, Key, nearest};
 use super::mistake::Mistakes;
 use super::settings::{
-    AdminSettings, Compression, FileFormat, GateSettings, JournalSettings, ListenerSettings, Protocol, Settings,
-    Shards, SinkKind, SinkSettings,
+    AdminSettings, Compression, FileFormat, GateSettings, JournalSettings, ListenerSettings,
+    Protocol, Settings, Shards, SinkKind, SinkSettings,
 };
 use super::unit::{about_size, format_size};
 use crate::limits::{

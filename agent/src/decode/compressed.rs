@@ -95,8 +95,8 @@ fn check_declared(payload: &[u8], room: u64) -> Result<(), Reason> {
 /// The frame that `bytes` begin with and what follows it; its blocks' headers are walked, their
 /// content is not looked at.
 fn split_frame(bytes: &[u8]) -> Result<(&[u8], &[u8]), Reason> {
-    let len = zstd_safe::find_frame_compressed_size(bytes)
-        .map_err(|_| Reason::MalformedCompression)?;
+    let len =
+        zstd_safe::find_frame_compressed_size(bytes).map_err(|_| Reason::MalformedCompression)?;
     bytes
         .split_at_checked(len)
         .ok_or(Reason::MalformedCompression)
@@ -182,7 +182,10 @@ mod tests {
             skippable(b""),
             frame(b"three"),
         ];
-        assert_eq!(decompress(&payload.concat()).as_deref(), Ok(&b"one two three"[..]));
+        assert_eq!(
+            decompress(&payload.concat()).as_deref(),
+            Ok(&b"one two three"[..])
+        );
         let most = frame(b"x").repeat(ZSTD_FRAMES_MAX);
         assert_eq!(decompress(&most), Ok(vec![b'x'; ZSTD_FRAMES_MAX]));
         let more = [most, frame(b"x")].concat();
@@ -227,15 +230,27 @@ mod tests {
         };
         assert_eq!(decompress(&with_size(4)).as_deref(), Ok(&b"four"[..]));
         for lie in [3, 5, 1000] {
-            assert_eq!(decompress(&with_size(lie)), Err(Reason::MalformedCompression));
+            assert_eq!(
+                decompress(&with_size(lie)),
+                Err(Reason::MalformedCompression)
+            );
         }
         for too_long in [(1 << 20) + 1, u32::MAX] {
-            assert_eq!(decompress(&with_size(too_long)), Err(Reason::DecompressedTooLong));
+            assert_eq!(
+                decompress(&with_size(too_long)),
+                Err(Reason::DecompressedTooLong)
+            );
         }
         // 16 bytes may become 256 times as many.
         assert_eq!(with_size(0).len(), 16);
-        assert_eq!(decompress(&with_size(16 * 256)), Err(Reason::MalformedCompression));
-        assert_eq!(decompress(&with_size(16 * 256 + 1)), Err(Reason::DecompressedTooLong));
+        assert_eq!(
+            decompress(&with_size(16 * 256)),
+            Err(Reason::MalformedCompression)
+        );
+        assert_eq!(
+            decompress(&with_size(16 * 256 + 1)),
+            Err(Reason::DecompressedTooLong)
+        );
     }
 
     #[test]
@@ -267,7 +282,10 @@ mod tests {
             bytes
         };
         let mut decompressor = Decompressor::new();
-        assert_eq!(decompressor.decompress(&with_window(0x88)), Ok(&b"four"[..]));
+        assert_eq!(
+            decompressor.decompress(&with_window(0x88)),
+            Ok(&b"four"[..])
+        );
         // zstd itself refuses windows beyond 2 GiB.
         let refused = decompressor.decompress(&with_window(0xff));
         assert_eq!(refused, Err(Reason::MalformedCompression));

@@ -177,13 +177,19 @@ mod tests {
         assert_eq!(decoder.validate(&payload, 1), Err(Reason::RecordCount));
         let mut bodies = Vec::new();
         let shown = decoder.for_each(&payload, |record| bodies.push(record.body.to_owned()));
-        assert_eq!((shown, bodies), (Ok(2), vec!["a\tb".to_owned(), "c".to_owned()]));
+        assert_eq!(
+            (shown, bodies),
+            (Ok(2), vec!["a\tb".to_owned(), "c".to_owned()])
+        );
         // The flag is believed: what is not compressed is refused.
         let plain = Payload {
             bytes: json,
             ..payload
         };
-        assert_eq!(decoder.validate(&plain, 2), Err(Reason::MalformedCompression));
+        assert_eq!(
+            decoder.validate(&plain, 2),
+            Err(Reason::MalformedCompression)
+        );
     }
 
     #[test]

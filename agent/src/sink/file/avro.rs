@@ -129,10 +129,24 @@ impl Out {
         self.at += write_long(out, value);
     }
 
+    /// Most texts of a record are short, and a call of `memcpy` costs more than the copy: up to 32
+    /// bytes are copied as two words that may overlap.
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
-        self.bytes[self.at..][..bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
+        let len = bytes.len();
+        let out = &mut self.bytes[self.at..][..len];
+        match len {
+            0..4 => {
+                for (out, byte) in out.iter_mut().zip(bytes) {
+                    *out = *byte;
+                }
+            }
+            4..8 => copy_ends::<4>(out, bytes),
+            8..16 => copy_ends::<8>(out, bytes),
+            16..=32 => copy_ends::<16>(out, bytes),
+            _ => out.copy_from_slice(bytes),
+        }
+        self.at += len;
     }
 
     #[inline]
@@ -140,6 +154,15 @@ impl Out {
         self.long(bytes.len() as i64);
         self.bytes(bytes);
     }
+}
+
+/// Copies `N` to `2 N` bytes: the first `N` and the last `N`.
+#[inline]
+fn copy_ends<const N: usize>(out: &mut [u8], bytes: &[u8]) {
+    *out.first_chunk_mut::<N>().expect("as long as `bytes`") =
+        *bytes.first_chunk().expect("at least N bytes");
+    *out.last_chunk_mut::<N>().expect("as long as `bytes`") =
+        *bytes.last_chunk().expect("at least N bytes");
 }
 
 impl BlockEncoder {

@@ -28,7 +28,9 @@ pub enum ContainerError {
     Io(#[from] io::Error),
     #[error("not an Avro object container file")]
     NotAvro,
-    #[error("neither its name nor its first bytes say what it holds (.avro, .jsonl, .jsonl.zst, .pb, .pb.zst)")]
+    #[error(
+        "neither its name nor its first bytes say what it holds (.avro, .jsonl, .jsonl.zst, .pb, .pb.zst)"
+    )]
     UnknownKind,
     #[error("the file's header is cut short")]
     HeaderCut,
@@ -162,9 +164,10 @@ impl ContainerReader {
             Codec::Zstandard => {
                 self.block.clear();
                 // The limit is one byte more than is allowed, so that more is noticed.
-                let decoded = zstd::stream::read::Decoder::with_buffer(&self.raw[..]).and_then(
-                    |decoder| decoder.take(BLOCK_LEN_MAX + 1).read_to_end(&mut self.block),
-                );
+                let decoded =
+                    zstd::stream::read::Decoder::with_buffer(&self.raw[..]).and_then(|decoder| {
+                        decoder.take(BLOCK_LEN_MAX + 1).read_to_end(&mut self.block)
+                    });
                 if decoded.is_err() || self.block.len() as u64 > BLOCK_LEN_MAX {
                     return self.damaged("it cannot be decompressed");
                 }

@@ -221,7 +221,10 @@ mod tests {
         for (format, compression, extension) in cases {
             let kind = Kind::of(format, compression);
             let name = sealed_name(0, "files", 0, kind);
-            assert_eq!(name, format!("19700101T000000.000000000Z-files-s00{extension}"));
+            assert_eq!(
+                name,
+                format!("19700101T000000.000000000Z-files-s00{extension}")
+            );
             for name in [open_name(&name), name] {
                 assert_eq!(Owner::of(&name).map(|owner| owner.kind), Some(kind));
                 assert_eq!(Owner::of(&name).map(|owner| owner.sink), Some("files"));

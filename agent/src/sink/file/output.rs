@@ -204,7 +204,11 @@ impl<D: Disk> Output<D> {
             .read(path, expected.len() as u64)
             .map_err(failed("read", path))?;
         let same = header.len() == expected.len() && header[..marker_at] == expected[..marker_at];
-        Ok(same.then(|| header[marker_at..].try_into().expect("the rest is the marker")))
+        Ok(same.then(|| {
+            header[marker_at..]
+                .try_into()
+                .expect("the rest is the marker")
+        }))
     }
 
     /// Whether the open file is big or old enough.

@@ -33,7 +33,11 @@ const LENGTH_LEN_USUAL: usize = 2;
 
 /// The fields that are the same for all records of an entry.
 pub fn push_envelope(envelope: &EnvelopeView<'_>, out: &mut Vec<u8>) {
-    push_fixed64(key::OBSERVED_TIME_UNIX_NANO, envelope.observed_time_unix_nano, out);
+    push_fixed64(
+        key::OBSERVED_TIME_UNIX_NANO,
+        envelope.observed_time_unix_nano,
+        out,
+    );
     push_bytes(key::LISTENER, envelope.listener.as_bytes(), out);
     push_bytes(key::PEER_ADDRESS, envelope.peer_address.as_bytes(), out);
 }

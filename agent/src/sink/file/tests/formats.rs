@@ -143,7 +143,10 @@ fn a_json_line_is_the_documented_one() {
         trace_id: (0..16).collect(),
         span_id: vec![0xff; 8],
     };
-    let entry = SampleEntry::protobuf(1_700_000_000_200_000_000, vec![record, LogRecord::default()]);
+    let entry = SampleEntry::protobuf(
+        1_700_000_000_200_000_000,
+        vec![record, LogRecord::default()],
+    );
     let (_folder, bytes) = write_as((FileFormat::Jsonl, Compression::None), &[entry]);
     let expected = concat!(
         r#"{"time_unix_nano":"1700000000123456789","severity_number":17,"service_name":"billing","#,
@@ -166,7 +169,12 @@ fn of_attributes_with_one_key_the_last_is_written_once() {
     for count in [2, 3, 8, 9, 40, 1_000] {
         // Keys that must be escaped, too.
         let pairs: Vec<(String, String)> = (0..count)
-            .map(|at| (format!("key\t{}", at % (count / 2 + 1)), format!("value{at}")))
+            .map(|at| {
+                (
+                    format!("key\t{}", at % (count / 2 + 1)),
+                    format!("value{at}"),
+                )
+            })
             .collect();
         let entry = with_attributes(&pairs);
         let last: std::collections::HashMap<_, _> = pairs.iter().cloned().collect();
@@ -184,32 +192,42 @@ fn of_attributes_with_one_key_the_last_is_written_once() {
         let messages = protobuf_messages(&bytes);
         assert_eq!(messages[0].attributes, last);
         // As long as a message that never had the others.
-        assert_eq!(messages[0].encode_length_delimited_to_vec().len(), bytes.len());
+        assert_eq!(
+            messages[0].encode_length_delimited_to_vec().len(),
+            bytes.len()
+        );
     }
 }
 
 /// Lengths of one, two, three and four bytes.
 #[test]
 fn messages_of_every_length_stand_behind_their_length() {
-    let records: Vec<LogRecord> = [0, 60, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 16_300, 16_384, 700_000]
-        .map(|len| LogRecord {
-            body: "x".repeat(len),
-            ..LogRecord::default()
-        })
-        .to_vec();
+    let records: Vec<LogRecord> = [
+        0, 60, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 16_300, 16_384, 700_000,
+    ]
+    .map(|len| LogRecord {
+        body: "x".repeat(len),
+        ..LogRecord::default()
+    })
+    .to_vec();
     let entry = SampleEntry {
         peer: None,
         ..SampleEntry::protobuf(1, records.clone())
     };
     let (_folder, bytes) = write_as((FileFormat::Protobuf, Compression::None), &[entry.clone()]);
-    let expected: Vec<StoredRecord> =
-        records.iter().map(|record| expected_protobuf(&entry, record)).collect();
+    let expected: Vec<StoredRecord> = records
+        .iter()
+        .map(|record| expected_protobuf(&entry, record))
+        .collect();
     assert_eq!(protobuf_messages(&bytes), expected);
     let slow: Vec<u8> = expected
         .iter()
         .flat_map(StoredRecord::encode_length_delimited_to_vec)
         .collect();
-    assert_eq!(bytes, slow, "without attributes there is one way to write it");
+    assert_eq!(
+        bytes, slow,
+        "without attributes there is one way to write it"
+    );
 }
 
 /// Cut at any byte, the whole records before it are read; a damaged block leaves its neighbours.
@@ -235,7 +253,11 @@ fn cut_and_damaged_streams_give_what_is_whole() {
                 if cut != 0 && !ends.contains(&cut) {
                     expected.push("partial".to_owned());
                 }
-                assert_eq!(own_reader(&whole[..cut], name), expected, "{name} cut at {cut}");
+                assert_eq!(
+                    own_reader(&whole[..cut], name),
+                    expected,
+                    "{name} cut at {cut}"
+                );
             }
             let mut damaged = whole.clone();
             // In the second block: an opening brace, a message's first key, or a frame's checksum.
@@ -261,6 +283,9 @@ fn a_file_with_another_name_is_known_by_its_first_bytes() {
             continue;
         }
         let shown = own_reader(&bytes, "copy.bin");
-        assert!(shown.len() == 1 && shown[0].contains("record 7"), "{format:?}: {shown:?}");
+        assert!(
+            shown.len() == 1 && shown[0].contains("record 7"),
+            "{format:?}: {shown:?}"
+        );
     }
 }

@@ -20,7 +20,15 @@ fn journal(data_dir: &Path, blocks: u64) -> (SampleJournal, Vec<LogRecord>) {
 
 #[test]
 fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
-    let endings = [".avro", ".avro", ".avro", ".jsonl", ".jsonl.zst", ".pb", ".pb.zst"];
+    let endings = [
+        ".avro",
+        ".avro",
+        ".avro",
+        ".jsonl",
+        ".jsonl.zst",
+        ".pb",
+        ".pb.zst",
+    ];
     for (format, ending) in FORMATS.into_iter().zip(endings) {
         let folder = tempfile::tempdir().expect("a folder");
         let (journal, records) = journal(folder.path(), 4);
