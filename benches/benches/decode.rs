@@ -83,7 +83,10 @@ fn bench_zstd(criterion: &mut Criterion, lines: &[Line]) {
         zstd::bulk::compress(&protobuf_payload(lines), ZSTD_LEVEL).unwrap()
     });
     let bytes: usize = compressed.iter().map(|batch| batch.payload.len()).sum();
-    eprintln!("protobuf_zstd: {:.1} bytes a record", bytes as f64 / lines.len() as f64);
+    eprintln!(
+        "protobuf_zstd: {:.1} bytes a record",
+        bytes as f64 / lines.len() as f64
+    );
     let mut group = criterion.benchmark_group("protobuf_zstd");
     group.throughput(Throughput::Elements(lines.len() as u64));
     group.bench_function("bare_decompress", |bencher| {

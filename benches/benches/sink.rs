@@ -110,7 +110,10 @@ fn journal_blocks(lines: &[Line]) -> Vec<(Vec<u8>, BlockHeader)> {
         };
         write_frame(&mut frame, header, &batch.encode_to_vec());
         if block.len() + ENTRY_HEADER_LEN + frame.len() > BLOCK_LEN {
-            blocks.push(sealed(std::mem::replace(&mut block, vec![0; BLOCK_HEADER_LEN]), entries));
+            blocks.push(sealed(
+                std::mem::replace(&mut block, vec![0; BLOCK_HEADER_LEN]),
+                entries,
+            ));
             entries = 0;
         }
         let mut head = [0; ENTRY_HEADER_LEN];
@@ -158,7 +161,10 @@ fn file_sink(criterion: &mut Criterion) {
     let lines = lines(MADE_LINES);
     let blocks = journal_blocks(&lines);
     let listeners = ["apps".to_owned()];
-    let records: u64 = blocks.iter().map(|(_, header)| u64::from(header.records)).sum();
+    let records: u64 = blocks
+        .iter()
+        .map(|(_, header)| u64::from(header.records))
+        .sum();
     let bytes: usize = blocks.iter().map(|(bytes, _)| bytes.len()).sum();
     println!(
         "{records} records, {:.0} bytes a record in the journal",
