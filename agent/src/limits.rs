@@ -79,13 +79,24 @@ pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
 pub const JSON_UNESCAPED_LEN_MAX: usize = PAYLOAD_LEN_MAX;
 /// Attributes of one JSON line: none takes fewer than the 5 bytes of `"":0,`.
 pub const JSON_ATTRIBUTES_MAX: usize = PAYLOAD_LEN_MAX / 5;
+/// Text of one Avro record that does not stand in its payload: numbers, and what nests, as JSON.
+pub const AVRO_TEXT_LEN_MAX: usize = PAYLOAD_LEN_MAX;
+/// Names of one writer schema's fields and symbols, which stand before that text.
+pub const AVRO_NAMES_LEN_MAX: usize = 64 << 10;
+/// Types, fields, branches and symbols of one writer schema.
+pub const AVRO_NODES_MAX: usize = 4096;
+/// Values of an Avro payload that take no bytes (null, empty records): as many as it has bytes at
+/// most. Of these a few bytes could promise any number.
+pub const AVRO_WIDTHLESS_VALUES_MAX: u32 = PAYLOAD_LEN_MAX as u32;
+/// A decoder's scratch, which JSON and Avro share.
+pub const SCRATCH_TEXT_LEN_MAX: usize = AVRO_NAMES_LEN_MAX + AVRO_TEXT_LEN_MAX;
 /// zstd's decompression context: 94 KiB in version 1.5.7; a unit test holds the bound.
 pub const DECOMPRESSOR_CONTEXT_MEMORY: u64 = 192 << 10;
-/// What a decoder brings with it: the text and the attributes (8 bytes for each end) of the longest
-/// JSON line, the longest payload decompressed, and the context for that.
-pub const DECODER_MEMORY: u64 =
-    (JSON_UNESCAPED_LEN_MAX + 16 * JSON_ATTRIBUTES_MAX + PAYLOAD_LEN_MAX) as u64
-        + DECOMPRESSOR_CONTEXT_MEMORY;
+/// What a decoder brings with it: its scratch for text, the attributes of the longest JSON line (8
+/// bytes for a key and 8 for a value), the longest payload decompressed, and the context for that.
+pub const DECODER_MEMORY: u64 = (SCRATCH_TEXT_LEN_MAX + 16 * JSON_ATTRIBUTES_MAX + PAYLOAD_LEN_MAX)
+    as u64
+    + DECOMPRESSOR_CONTEXT_MEMORY;
 /// Configured sinks: each costs `SINK_SHARD_MEMORY` a shard and reads every block once more.
 pub const SINKS_MAX: usize = 16;
 /// Worker threads; a shard's number is a metric label and part of its folder's name.
@@ -93,7 +104,8 @@ pub const SHARDS_MAX: u16 = 256;
 /// A configuration file, in bytes, and how many may stand in `conf.d`.
 pub const CONFIG_FILE_LEN_MAX: u64 = 1 << 20;
 pub const CONFIG_FILES_MAX: usize = 256;
-/// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
+/// Nesting that a payload may have (JSON objects and arrays, Protobuf groups, Avro records, arrays
+/// and maps).
 pub const NESTING_MAX: usize = 32;
 
 /// Memory of one shard: its pools, its decoder, and an allowance for its tables (connection slots,
@@ -134,6 +146,7 @@ const _: () = {
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
     // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
+    assert!(SCRATCH_TEXT_LEN_MAX >= JSON_UNESCAPED_LEN_MAX && SCRATCH_TEXT_LEN_MAX < 1 << 31);
     assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     // The listener table stands in the segment's header page.

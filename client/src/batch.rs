@@ -1,10 +1,12 @@
 //! The batch that is being filled, and the frame that it becomes.
 
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 use penstock_proto::wire;
 
+use crate::avro;
 use crate::compress::Compressor;
 use crate::record;
 
@@ -12,7 +14,10 @@ use crate::record;
 #[derive(Debug)]
 pub struct Batch {
     encoding: Encoding,
-    payload: Vec<u8>,
+    schema: SchemaVersion,
+    bytes: Vec<u8>,
+    /// Where the payload begins: before it is the room that Avro's head has left free.
+    start: usize,
     records: u32,
     compressor: Option<Compressor>,
 }
@@ -25,13 +30,25 @@ pub struct NoRoom {
 }
 
 impl Batch {
-    pub fn new(encoding: Encoding) -> Self {
-        Self {
+    /// `schema` is what Avro is written with; the other encodings have no need of it.
+    pub fn new(encoding: Encoding, schema: SchemaVersion) -> Self {
+        let mut batch = Self {
             encoding,
-            payload: Vec::new(),
+            schema,
+            bytes: Vec::new(),
+            start: 0,
             records: 0,
             compressor: None,
-        }
+        };
+        batch.clear();
+        batch
+    }
+
+    /// An empty batch with another schema.
+    pub fn with_schema(self, schema: SchemaVersion) -> Self {
+        let mut batch = Self { schema, ..self };
+        batch.clear();
+        batch
     }
 
     /// Frames are compressed with zstd at this level, where that makes them shorter.
@@ -42,13 +59,18 @@ impl Batch {
         }
     }
 
+    /// A batch for more records of the same kind, not compressed.
+    pub fn new_alike(&self) -> Self {
+        Self::new(self.encoding, self.schema)
+    }
+
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
     /// What was pushed, not compressed.
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.bytes[self.start..]
     }
 
     pub fn records(&self) -> u32 {
@@ -61,23 +83,51 @@ impl Batch {
 
     /// Appends a record if the payload then has at most `payload_len_max` bytes.
     pub fn push(&mut self, record: &LogRecord, payload_len_max: usize) -> Result<(), NoRoom> {
-        let len_before = self.payload.len();
-        record::encode(self.encoding, record, &mut self.payload);
-        if self.payload.len() > payload_len_max {
-            let record_len = self.payload.len() - len_before;
-            self.payload.truncate(len_before);
+        let len_before = self.bytes.len();
+        self.open();
+        record::encode(self.encoding, self.schema, record, &mut self.bytes);
+        self.records += 1;
+        self.close();
+        if self.payload().len() > payload_len_max {
+            self.records -= 1;
+            if self.records == 0 {
+                let record_len = self.payload().len();
+                self.clear();
+                return Err(NoRoom { record_len });
+            }
+            let record_len = self.bytes.len() - len_before;
+            self.bytes.truncate(len_before);
+            self.open();
+            self.close();
             return Err(NoRoom { record_len });
         }
-        self.records += 1;
         Ok(())
     }
 
     /// The payload as it is to be sent, and the flags that say how.
     pub fn sealed_payload(&mut self) -> (&[u8], u8) {
+        let plain = &self.bytes[self.start..];
         let compressor = self.compressor.as_mut();
-        match compressor.and_then(|compressor| compressor.compress(&self.payload)) {
+        match compressor.and_then(|compressor| compressor.compress(plain)) {
             Some(compressed) => (compressed, FLAG_ZSTD),
-            None => (&self.payload, 0),
+            None => (plain, 0),
+        }
+    }
+
+    /// Makes the payload's end a place for one more record.
+    fn open(&mut self) {
+        if self.encoding == Encoding::Avro && self.records > 0 {
+            self.bytes.pop();
+        }
+    }
+
+    /// Makes what there is a payload. An Avro array is one block, and the end of all blocks.
+    fn close(&mut self) {
+        if self.encoding == Encoding::Avro && self.records > 0 {
+            let room = self.bytes.first_chunk_mut();
+            let room = room.expect("the room for the head stands before the records");
+            self.start = avro::write_head(self.schema, self.records, room);
+            self.bytes.push(0);
         }
     }
 
@@ -99,7 +149,11 @@ impl Batch {
     }
 
     pub fn clear(&mut self) {
-        self.payload.clear();
+        self.bytes.clear();
+        if self.encoding == Encoding::Avro {
+            self.bytes.resize(avro::HEAD_LEN_MAX, 0);
+        }
+        self.start = self.bytes.len();
         self.records = 0;
     }
 }
@@ -120,8 +174,8 @@ mod tests {
             sequence: 1,
             payload_crc: 0,
         };
-        let mut plain = Batch::new(Encoding::Json);
-        let mut compressed = Batch::new(Encoding::Json).with_zstd(Some(1));
+        let mut plain = Batch::new(Encoding::Json, SchemaVersion::V3);
+        let mut compressed = Batch::new(Encoding::Json, SchemaVersion::V3).with_zstd(Some(1));
         for round in 0..3 {
             for number in 0..50 {
                 let record = LogRecord {

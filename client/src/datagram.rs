@@ -1,6 +1,7 @@
 //! Records packed for UDP: one frame a datagram, nothing acknowledged.
 
 use agent_common::frame::{FrameHeader, UDP_PAYLOAD_LEN_MAX};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 
@@ -39,7 +40,7 @@ impl DatagramPacker {
             priority,
             producer: crate::random_producer_id(),
             next_sequence: 1,
-            open: Batch::new(encoding),
+            open: Batch::new(encoding, SchemaVersion::default()),
         }
     }
 
@@ -52,6 +53,15 @@ impl DatagramPacker {
         }
     }
 
+    /// What Avro is written with, if not the newest version.
+    pub fn with_schema(self, schema: SchemaVersion) -> Self {
+        assert!(self.open.is_empty(), "before the first record");
+        Self {
+            open: self.open.with_schema(schema),
+            ..self
+        }
+    }
+
     /// Takes a record. Where it did not fit beside those before it, these come back as a
     /// datagram, with their number.
     pub fn push(&mut self, record: &LogRecord) -> Result<Option<(Vec<u8>, u32)>, TooLong> {
@@ -59,7 +69,7 @@ impl DatagramPacker {
         if has_place && self.open.push(record, self.payload_len_max).is_ok() {
             return Ok(None);
         }
-        let mut alone = Batch::new(self.open.encoding());
+        let mut alone = self.open.new_alike();
         alone
             .push(record, UDP_PAYLOAD_LEN_MAX as usize)
             .map_err(|NoRoom { record_len }| TooLong { len: record_len })?;

@@ -9,6 +9,7 @@
 //! `examples/send_lines.rs` is the shortest useful program.
 #![forbid(unsafe_code)]
 
+mod avro;
 pub mod backoff;
 pub mod batch;
 pub mod compress;
@@ -21,6 +22,7 @@ pub mod sender;
 mod window;
 
 pub use options::Options;
+pub use penstock_proto::avro::SchemaVersion;
 pub use penstock_proto::encoding::Encoding;
 pub use penstock_proto::v1::LogRecord;
 pub use producer::{Demand, Producer, PushError};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
 /// The longest payload an agent takes over TCP unless it is configured otherwise.
@@ -11,6 +12,8 @@ pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub encoding: Encoding,
+    /// What Avro is written with.
+    pub schema: SchemaVersion,
     /// Compress payloads with zstd at this level; a batch that gains nothing is sent as it is. The
     /// limits hold for payloads before they are compressed.
     pub zstd_level: Option<i32>,
@@ -49,6 +52,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             encoding: Encoding::Protobuf,
+            schema: SchemaVersion::V3,
             zstd_level: None,
             priority: 2,
             batch_records_max: 500,

@@ -105,7 +105,7 @@ impl Producer {
         Self {
             id: crate::random_producer_id(),
             state: State::Disconnected,
-            open: Batch::new(options.encoding).with_zstd(options.zstd_level),
+            open: Batch::new(options.encoding, options.schema).with_zstd(options.zstd_level),
             open_since: None,
             window: Window::default(),
             finishing: false,

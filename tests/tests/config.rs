@@ -519,10 +519,10 @@ fn listeners_and_names_have_their_bounds() {
 fn memory_is_what_the_pools_add_up_to() {
     // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
     // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables and a decoder: 1 MiB of
-    // text, 209,715 attributes of 16 bytes, 1 MiB decompressed and 192 KiB for that; a sink a
+    // text and 64 KiB of names, 209,715 attributes of 16 bytes, 1 MiB decompressed and 192 KiB for that; a sink a
     // block, a decoder and 8 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
-    let decoder = MIB + 209_715 * 16 + MIB + 192 * 1024;
+    let decoder = MIB + 64 * 1024 + 209_715 * 16 + MIB + 192 * 1024;
     let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB + decoder;
     let sink = block + decoder + 8 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);

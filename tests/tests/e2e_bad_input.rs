@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
 use penstock::limits;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::{Ack, AckStatus, seal, write_frame};
@@ -101,14 +102,7 @@ fn bad_headers(sequence: u64) -> Vec<Bad> {
                 ..good
             },
         ),
-        // Avro, OTLP and raw messages stand in the protocol, and have no decoder yet.
-        with(
-            Reason::UnsupportedEncoding,
-            FrameHeader {
-                encoding: 2,
-                ..good
-            },
-        ),
+        // OTLP and raw messages stand in the protocol, and have no decoder yet.
         with(
             Reason::UnsupportedEncoding,
             FrameHeader {
@@ -139,7 +133,27 @@ fn bad_payloads(sequence: u64) -> Vec<Bad> {
     // Groups of field 15 (keys 0x7b and 0x7c) may nest to 32.
     let groups = [vec![0x7b; 40], vec![0x7c; 40]].concat();
     let brackets = format!("{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40));
-    let cases: [(Reason, Encoding, &[u8]); 10] = [
+    // An array of v3 records: its head, and what follows it.
+    let v3 = SchemaVersion::V3.array_fingerprint().to_le_bytes();
+    let avro = |datum: &[u8]| [&[0xc3, 1], &v3[..], datum].concat();
+    let unknown = [&[0xc3, 1], &[0xee; 8][..], &[0]].concat();
+    let unknown_id = [0, 0, 0, 0, 77, 2, 0, 0, 0, 0];
+    let huge_count = avro(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01");
+    let cut = avro(&[2, 0, 0, 6, b'x']);
+    // One record in -1 bytes; a service of -1 bytes; a body that is no text; no record.
+    let negative_size = avro(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let negative_len = avro(&[2, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let no_text = avro(&[2, 0, 0, 0, 2, 0xff, 0, 0, 0, 0, 0]);
+    let no_record = avro(&[0]);
+    let cases: [(Reason, Encoding, &[u8]); 18] = [
+        (Reason::UnknownSchema, Encoding::Avro, &unknown),
+        (Reason::UnknownSchema, Encoding::Avro, &unknown_id),
+        (Reason::TruncatedPayload, Encoding::Avro, &huge_count),
+        (Reason::TruncatedPayload, Encoding::Avro, &cut),
+        (Reason::MalformedPayload, Encoding::Avro, &negative_size),
+        (Reason::MalformedPayload, Encoding::Avro, &negative_len),
+        (Reason::InvalidUtf8, Encoding::Avro, &no_text),
+        (Reason::RecordCount, Encoding::Avro, &no_record),
         (
             Reason::TruncatedPayload,
             Encoding::Protobuf,
@@ -174,6 +188,8 @@ fn bad_payloads(sequence: u64) -> Vec<Bad> {
         let passed_over: &[u8] = match encoding {
             Encoding::Protobuf => &[0x7a, 6, 0, 0, 0, 0, 0, 0],
             Encoding::Json => b"       \n",
+            // A datum has no place for it, and is long enough with its schema's name.
+            Encoding::Avro => b"",
         };
         let payload = [passed_over, payload].concat();
         let bytes = whole(header(encoding, PRODUCER, sequence, 1), &payload);

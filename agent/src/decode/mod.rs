@@ -15,7 +15,7 @@ pub mod avro;
 pub mod compressed;
 pub mod json;
 pub mod protobuf;
-mod text;
+pub(crate) mod text;
 
 #[cfg(test)]
 mod document;
@@ -24,10 +24,12 @@ use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use std::sync::Arc;
+
 use crate::decode::compressed::Decompressor;
 use crate::limits;
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{SchemaTable, Schemas};
 
 /// A frame's payload, as its header announces it.
 #[derive(Clone, Copy, Debug)]
@@ -68,28 +70,38 @@ pub struct Checked {
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
     decompressor: Decompressor,
-    json: json::Scratch,
-    _schemas: Schemas,
+    scratch: json::Scratch,
+    schemas: CurrentSchemas,
 }
 
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
+        let (generation, table) = schemas.current();
         Self {
             decompressor: Decompressor::new(),
-            json: json::Scratch::new(),
-            _schemas: schemas.clone(),
+            scratch: json::Scratch::new(),
+            schemas: CurrentSchemas {
+                schemas: schemas.clone(),
+                table,
+                generation,
+            },
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
         let bytes = plain(&mut self.decompressor, payload)?;
-        let found = match payload.encoding {
-            Encoding::Protobuf => protobuf::validate(bytes),
-            Encoding::Json => json::validate(bytes),
-        }?;
+        let (found, unmapped_fields) = match payload.encoding {
+            Encoding::Protobuf => (protobuf::validate(bytes)?, 0),
+            Encoding::Avro => {
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, |_| ())?;
+                (found.records, found.unmapped_fields)
+            }
+            Encoding::Json => (json::validate(bytes)?, 0),
+        };
         if found == records {
-            Ok(Checked::default())
+            Ok(Checked { unmapped_fields })
         } else {
             Err(Reason::RecordCount)
         }
@@ -105,8 +117,31 @@ impl Decoder {
         let bytes = plain(&mut self.decompressor, payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
-            Encoding::Json => json::for_each(&mut self.json, bytes, visit),
+            Encoding::Avro => {
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, visit)?;
+                Ok(found.records)
+            }
+            Encoding::Json => json::for_each(&mut self.scratch, bytes, visit),
         }
+    }
+}
+
+/// The table of schemas, as this thread last saw it.
+struct CurrentSchemas {
+    schemas: Schemas,
+    /// The table as it stood at `generation`.
+    table: Arc<SchemaTable>,
+    generation: u64,
+}
+
+impl CurrentSchemas {
+    #[inline(always)]
+    fn table(&mut self) -> &SchemaTable {
+        if self.schemas.generation() != self.generation {
+            (self.generation, self.table) = self.schemas.current();
+        }
+        &self.table
     }
 }
 

@@ -2,4 +2,5 @@
 //!
 //! `table` is what decoders look schemas up in; it is replaced as a whole, never changed.
 
+pub mod builtin;
 pub mod table;

@@ -6,6 +6,7 @@
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader, offset};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
@@ -72,8 +73,8 @@ pub fn forge_header(reason: Reason, right: FrameHeader) -> [u8; FRAME_HEADER_LEN
     let mut header = right;
     match reason {
         Reason::UnknownEncoding => header.encoding = 0xee,
-        // Avro, which the protocol names and this version does not decode.
-        Reason::UnsupportedEncoding => header.encoding = 2,
+        // Raw messages, which the protocol names and this version does not decode.
+        Reason::UnsupportedEncoding => header.encoding = 5,
         Reason::UnknownFlag => header.flags |= 1 << 7,
         Reason::BadPriority => header.priority = 4,
         Reason::NoRecords => header.records = 0,
@@ -113,7 +114,7 @@ pub fn forged_flags(reason: Reason) -> u8 {
 
 /// The payload that earns `reason`, where a header alone does not, with its encoding.
 pub fn forge_payload(reason: Reason, encoding: Encoding) -> Option<(Encoding, Vec<u8>)> {
-    let mut batch = Batch::new(encoding);
+    let mut batch = Batch::new(encoding, SchemaVersion::default());
     let record = LogRecord {
         body: "cut or damaged here".into(),
         ..LogRecord::default()
@@ -133,6 +134,8 @@ pub fn forge_payload(reason: Reason, encoding: Encoding) -> Option<(Encoding, Ve
         (Reason::UnknownDictionary, _) => payload = zstd_head(0b0010_0001, &[7, 0]),
         // A field with wire type 7, of which there is none.
         (Reason::MalformedPayload, Encoding::Protobuf) => payload = vec![0x0f, 0, 0, 0],
+        // A body of a negative length. (Its length is the byte before its text.)
+        (Reason::MalformedPayload, Encoding::Avro) => payload[text_at - 1] = 1,
         (Reason::MalformedPayload, Encoding::Json) => payload = b"{\"body\" 1}\n".to_vec(),
         (Reason::TooDeep, _) => {
             let (open, close) = ("[".repeat(100), "]".repeat(100));

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agent_common::frame::{FLAG_ACKNOWLEDGE, FLAG_ZSTD, FrameHeader};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 
@@ -46,6 +47,8 @@ pub struct Templates {
     /// The first so many are whole; behind them stand what was cut from one, and forged ones.
     full: usize,
     payload_len_max: usize,
+    encoding: Encoding,
+    schema: SchemaVersion,
 }
 
 impl Templates {
@@ -78,6 +81,8 @@ impl Templates {
             all,
             zstd_level: plan.zstd_level,
             payload_len_max: plan.payload_len_max,
+            encoding: plan.encoding,
+            schema: plan.schema,
         })
     }
 
@@ -90,8 +95,7 @@ impl Templates {
         // Once in a run, at its end.
         let whole = &self.all[index];
         let records = whole.records[..records_max as usize].to_vec();
-        let encoding = Encoding::from_wire(whole.header.encoding).expect("ours");
-        let mut batch = Batch::new(encoding).with_zstd(self.zstd_level);
+        let mut batch = Batch::new(self.encoding, self.schema).with_zstd(self.zstd_level);
         for record in &records {
             let pushed = batch.push(record, self.payload_len_max);
             assert!(
@@ -133,7 +137,7 @@ impl Filling {
         Self {
             done: Vec::new(),
             bytes: 0,
-            batch: Batch::new(plan.encoding).with_zstd(plan.zstd_level),
+            batch: Batch::new(plan.encoding, plan.schema).with_zstd(plan.zstd_level),
             records: Vec::new(),
             batch_records_max: plan.batch_records,
             payload_len_max: plan.payload_len_max,

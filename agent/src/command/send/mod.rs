@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use penstock_client::LogRecord;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use serde::Serialize;
@@ -46,9 +47,12 @@ pub struct Arguments {
     /// Where to: tcp://HOST:PORT or udp://HOST:PORT
     #[arg(long, value_name = "TARGET")]
     to: Target,
-    /// protobuf or json
+    /// protobuf, avro or json
     #[arg(long, default_value = "protobuf", value_parser = target::encoding)]
     encoding: Encoding,
+    /// Version of the Avro schema: v1, v2 or v3 [default: v3]
+    #[arg(long, value_name = "VERSION", value_parser = target::schema)]
+    schema: Option<SchemaVersion>,
     /// Compress payloads with zstd, at level 3 or the one given
     #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
           default_missing_value = "3", allow_hyphen_values = true,
@@ -233,6 +237,7 @@ impl Recorder {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    target::schema_for(arguments.encoding, arguments.schema)?;
     let stdin = [PathBuf::from("-")];
     let paths = match arguments.files.as_slice() {
         [] => &stdin[..],

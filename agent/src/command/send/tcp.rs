@@ -22,6 +22,7 @@ pub fn send(
     let defaults = Options::default();
     let options = Options {
         encoding: arguments.encoding,
+        schema: arguments.schema.unwrap_or_default(),
         zstd_level: arguments.zstd,
         batch_records_max: arguments.batch,
         batch_bytes_max: BATCH_BYTES_MAX,

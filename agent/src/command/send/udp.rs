@@ -38,6 +38,7 @@ pub fn send(
             arguments.batch,
             PRIORITY_NORMAL,
         )
+        .with_schema(arguments.schema.unwrap_or_default())
         .with_zstd(arguments.zstd),
         arguments,
     };
