@@ -152,24 +152,30 @@ fn open_records<W: Write, E: Write>(
 mod tests {
     use super::*;
     use crate::command::cat::Format;
-    use crate::command::cat::tests::{cat, numbers, written};
-
-    fn only_file(data_dir: &Path) -> PathBuf {
-        let mut files = std::fs::read_dir(data_dir.join("records")).expect("the folder");
-        files.next().expect("a file").expect("an entry").path()
-    }
+    use crate::command::cat::tests::{cat, numbers, only_file, written, written_as};
+    use crate::config::settings::{Compression, FileFormat};
 
     #[test]
     fn sink_files_are_read_open_or_sealed_alone_or_as_a_folder() {
-        for sealed in [false, true] {
-            let folder = tempfile::tempdir().expect("a folder");
-            let _sink = written(folder.path(), sealed, 0..3);
-            let file = only_file(folder.path());
-            assert_eq!(file.extension().is_some_and(|e| e == "avro"), sealed);
-            for path in [file, folder.path().join("records")] {
-                let printed = cat(&[path], Format::Json).expect("cat");
-                assert_eq!(numbers(&printed), [0, 1, 2]);
-                assert_eq!(printed.problems, 0);
+        for format in [
+            (FileFormat::Avro, Compression::None),
+            (FileFormat::Avro, Compression::Zstd),
+            (FileFormat::Avro, Compression::Snappy),
+            (FileFormat::Jsonl, Compression::None),
+            (FileFormat::Jsonl, Compression::Zstd),
+            (FileFormat::Protobuf, Compression::None),
+            (FileFormat::Protobuf, Compression::Zstd),
+        ] {
+            for sealed in [false, true] {
+                let folder = tempfile::tempdir().expect("a folder");
+                let _sink = written_as(format, folder.path(), sealed, 0..3);
+                let file = only_file(folder.path());
+                assert_eq!(file.extension().is_some_and(|e| e != "open"), sealed);
+                for path in [file, folder.path().join("records")] {
+                    let printed = cat(&[path], Format::Json).expect("cat");
+                    assert_eq!(numbers(&printed), [0, 1, 2], "{format:?}");
+                    assert_eq!(printed.problems, 0);
+                }
             }
         }
     }
