@@ -20,6 +20,8 @@ mod walk;
 pub mod writer;
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;
 
 use penstock_proto::reason::Reason;

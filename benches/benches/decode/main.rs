@@ -1,7 +1,10 @@
-//! Decoding, one core: our views beside the owned messages of prost and serde_json.
+//! Decoding, one core: our views beside the owned messages of prost and serde_json,
+//! and beside Avro's other readers.
 //!
 //! Batches of 50 records, about 215 bytes a record in Protobuf, as an agent would receive them.
 //! `PENSTOCK_LOG_LINES=FILE` takes the bodies from a file of real lines.
+
+mod avro;
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -26,12 +29,7 @@ fn benches(criterion: &mut Criterion) {
     let protobuf: Vec<Batch> = batches(&lines, protobuf_payload);
     let json: Vec<Batch> = batches(&lines, json_payload);
     for (name, batches) in [("protobuf", &protobuf), ("json", &json)] {
-        let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
-        eprintln!(
-            "{name}: {} records, {:.1} bytes a record",
-            lines.len(),
-            bytes as f64 / lines.len() as f64
-        );
+        report(name, &lines, batches);
     }
 
     // A map is what costs prost the most, so the comparison is made without attributes too.
@@ -74,6 +72,17 @@ fn benches(criterion: &mut Criterion) {
     });
     bench_views(&mut group, Encoding::Json, &json);
     group.finish();
+
+    avro::benches(criterion, &lines);
+}
+
+fn report(name: &str, lines: &[Line], batches: &[Batch]) {
+    let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
+    eprintln!(
+        "{name}: {} records, {:.1} bytes a record",
+        lines.len(),
+        bytes as f64 / lines.len() as f64
+    );
 }
 
 /// Payloads as senders compress them: the decoder's whole work beside the bare decompressor's, with
@@ -170,7 +179,7 @@ struct Batch {
     payload: Vec<u8>,
 }
 
-fn batches(lines: &[Line], encode: fn(&[Line]) -> Vec<u8>) -> Vec<Batch> {
+fn batches(lines: &[Line], encode: impl Fn(&[Line]) -> Vec<u8>) -> Vec<Batch> {
     lines
         .chunks(RECORDS_PER_BATCH)
         .map(|lines| Batch {
