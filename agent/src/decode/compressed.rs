@@ -26,14 +26,16 @@ pub struct Decompressor {
     out: Box<[u8]>,
 }
 
-impl Decompressor {
-    pub fn new() -> Self {
+impl Default for Decompressor {
+    fn default() -> Self {
         Self {
             context: DCtx::create(),
             out: vec![0; PAYLOAD_LEN_MAX].into_boxed_slice(),
         }
     }
+}
 
+impl Decompressor {
     /// What the zstd frames of `payload` hold, one behind the other.
     pub fn decompress(&mut self, payload: &[u8]) -> Result<&[u8], Reason> {
         let room = payload
@@ -153,7 +155,9 @@ mod tests {
     }
 
     fn decompress(payload: &[u8]) -> Result<Vec<u8>, Reason> {
-        Decompressor::new().decompress(payload).map(<[u8]>::to_vec)
+        Decompressor::default()
+            .decompress(payload)
+            .map(<[u8]>::to_vec)
     }
 
     /// Text that zstd makes about three times smaller.
@@ -281,7 +285,7 @@ mod tests {
             bytes.extend_from_slice(b"four");
             bytes
         };
-        let mut decompressor = Decompressor::new();
+        let mut decompressor = Decompressor::default();
         assert_eq!(
             decompressor.decompress(&with_window(0x88)),
             Ok(&b"four"[..])
@@ -302,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_context_is_whole_again_after_a_refusal() {
-        let mut decompressor = Decompressor::new();
+        let mut decompressor = Decompressor::default();
         let plain = text(30_000);
         let good = frame(&plain);
         // Another number of bytes comes out than the frame declares.

@@ -78,7 +78,7 @@ impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
         let (generation, table) = schemas.current();
         Self {
-            decompressor: Decompressor::new(),
+            decompressor: Decompressor::default(),
             scratch: json::Scratch::new(),
             schemas: CurrentSchemas {
                 schemas: schemas.clone(),

@@ -150,7 +150,6 @@ fn open_records<W: Write, E: Write>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::command::cat::Format;
     use crate::command::cat::tests::{cat, numbers, only_file, written, written_as};
     use crate::config::settings::{Compression, FileFormat};

@@ -170,7 +170,7 @@ impl BlockEncoder {
         let codec = match compression {
             Compression::None => Codec::Null,
             Compression::Zstd => Codec::Zstandard(Zstd::new()?),
-            Compression::Snappy => Codec::Snappy(Snappy::new()),
+            Compression::Snappy => Codec::Snappy(Snappy::default()),
         };
         Ok(Self {
             out: Out {

@@ -53,19 +53,15 @@ impl Zstd {
 
 /// Snappy as Avro has it: the raw format, and behind it the CRC-32 (ISO-HDLC, as in gzip) of the
 /// uncompressed block, big-endian.
+#[derive(Default)]
 pub struct Snappy {
-    encoder: snap::raw::Encoder,
+    /// Its table of 2 KiB stands beside, not within.
+    encoder: Box<snap::raw::Encoder>,
 }
 
 pub const SNAPPY_CRC_LEN: usize = 4;
 
 impl Snappy {
-    pub fn new() -> Self {
-        Self {
-            encoder: snap::raw::Encoder::new(),
-        }
-    }
-
     /// As `Zstd::compress`.
     pub fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>, at: usize) -> io::Result<usize> {
         let room = at + snap::raw::max_compress_len(plain.len()) + SNAPPY_CRC_LEN;

@@ -106,7 +106,7 @@ fn find_escaped(bytes: &[u8]) -> Option<usize> {
     for word in &mut words {
         let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
         let equal = |byte: u8| {
-            let zero_where_equal = word ^ ONES * u64::from(byte);
+            let zero_where_equal = word ^ (ONES * u64::from(byte));
             zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
         };
         let below_blank = word.wrapping_sub(ONES * 0x20) & !word;
