@@ -53,13 +53,20 @@ impl Zstd {
 
 /// Snappy as Avro has it: the raw format, and behind it the CRC-32 (ISO-HDLC, as in gzip) of the
 /// uncompressed block, big-endian.
-#[derive(Default)]
 pub struct Snappy {
     /// Its table of 2 KiB stands beside, not within.
     encoder: Box<snap::raw::Encoder>,
 }
 
 pub const SNAPPY_CRC_LEN: usize = 4;
+
+impl Default for Snappy {
+    fn default() -> Self {
+        Self {
+            encoder: Box::new(snap::raw::Encoder::new()),
+        }
+    }
+}
 
 impl Snappy {
     /// As `Zstd::compress`.
