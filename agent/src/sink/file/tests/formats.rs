@@ -178,7 +178,10 @@ fn of_attributes_with_one_key_the_last_is_written_once() {
             .collect();
         let entry = with_attributes(&pairs);
         let last: std::collections::HashMap<_, _> = pairs.iter().cloned().collect();
-        let (_folder, bytes) = write_as((FileFormat::Jsonl, Compression::None), &[entry.clone()]);
+        let (_folder, bytes) = write_as(
+            (FileFormat::Jsonl, Compression::None),
+            std::slice::from_ref(&entry),
+        );
         let line = String::from_utf8(bytes).expect("UTF-8");
         for key in last.keys() {
             let key = serde_json::to_string(key).expect("a string");
@@ -214,7 +217,10 @@ fn messages_of_every_length_stand_behind_their_length() {
         peer: None,
         ..SampleEntry::protobuf(1, records.clone())
     };
-    let (_folder, bytes) = write_as((FileFormat::Protobuf, Compression::None), &[entry.clone()]);
+    let (_folder, bytes) = write_as(
+        (FileFormat::Protobuf, Compression::None),
+        std::slice::from_ref(&entry),
+    );
     let expected: Vec<StoredRecord> = records
         .iter()
         .map(|record| expected_protobuf(&entry, record))
