@@ -113,6 +113,13 @@ pub const AVRO_NODES_MAX: usize = 4096;
 pub const AVRO_WIDTHLESS_VALUES_MAX: u32 = PAYLOAD_LEN_MAX as u32;
 /// A decoder's scratch, which JSON and Avro share.
 pub const SCRATCH_TEXT_LEN_MAX: usize = AVRO_NAMES_LEN_MAX + AVRO_TEXT_LEN_MAX;
+/// zstd's decompression context: 94 KiB in version 1.5.7; a unit test holds the bound.
+pub const DECOMPRESSOR_CONTEXT_MEMORY: u64 = 192 << 10;
+/// What a decoder brings with it: its scratch for text, the attributes of the longest JSON line (8
+/// bytes for a key and 8 for a value), the longest payload decompressed, and the context for that.
+pub const DECODER_MEMORY: u64 = (SCRATCH_TEXT_LEN_MAX + 16 * JSON_ATTRIBUTES_MAX + PAYLOAD_LEN_MAX)
+    as u64
+    + DECOMPRESSOR_CONTEXT_MEMORY;
 /// Configured sinks: each costs `SINK_SHARD_MEMORY` a shard and reads every block once more.
 pub const SINKS_MAX: usize = 16;
 /// Worker threads; a shard's number is a metric label and part of its folder's name.
@@ -138,22 +145,25 @@ pub const SCHEMA_NAME_LEN_MAX: usize = 128;
 pub const SCHEMAS_KEPT_MAX: usize = 1024;
 pub const SCHEMAS_KEPT_LEN_MAX: usize = 4 << 20;
 
-/// Memory of one shard: its pools, and an allowance for its tables (connection slots, waiting
-/// acknowledgements, dedup windows, counters).
+/// Memory of one shard: its pools, its decoder, and an allowance for its tables (connection slots,
+/// waiting acknowledgements, dedup windows, counters).
 pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
     + TCP_BUFFERS * TCP_BUFFER_LEN
     + UDP_BUFFERS * UDP_BUFFER_LEN
     + SEND_BUFFERS * SEND_BUFFER_LEN
     + CARRY_BYTES_MAX) as u64
+    + DECODER_MEMORY
     + SHARD_TABLES_MEMORY;
 /// What a shard keeps beside its pools: the dedup windows, 17 MiB, and an allowance for connections,
 /// waiting acknowledgements and counters.
 pub const SHARD_TABLES_MEMORY: u64 = (PRODUCERS_MAX * PRODUCER_MEMORY) as u64 + (8 << 20);
-/// Memory of one sink on one shard: a block read from disk, the same records encoded, and an
-/// allowance for the compressor's window and the decoder's scratch.
-pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
-/// Allowance for zstd's compression context and the decoder's scratch of one sink.
-pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Memory of one sink on one shard: a block read from disk, its decoder, and an allowance for what
+/// it encodes.
+pub const SINK_SHARD_MEMORY: u64 = JOURNAL_BLOCK_LEN as u64 + DECODER_MEMORY + SINK_CODEC_MEMORY;
+/// Allowance for one sink's open block, the same compressed, and the compressor: the longest record
+/// makes a block of up to 6 MiB of JSON (a control character takes six bytes there), and a usual
+/// block has 128 KiB.
+pub const SINK_CODEC_MEMORY: u64 = 8 << 20;
 /// Frames that a forwarding sink holds until they are answered: what a file sink's encoded block and
 /// codec would take.
 pub const FORWARD_BYTES_MAX: usize = JOURNAL_BLOCK_LEN + SINK_CODEC_MEMORY as usize / 2;

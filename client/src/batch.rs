@@ -1,12 +1,13 @@
 //! The batch that is being filled, and the frame that it becomes.
 
-use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
 use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 use penstock_proto::wire;
 
 use crate::avro;
+use crate::compress::Compressor;
 use crate::record;
 
 /// Records encoded one behind the other.
@@ -18,6 +19,7 @@ pub struct Batch {
     /// Where the payload begins: before it is the room that Avro's head has left free.
     start: usize,
     records: u32,
+    compressor: Option<Compressor>,
 }
 
 /// The record does not fit beside what the batch holds; nothing was added.
@@ -36,12 +38,28 @@ impl Batch {
             bytes: Vec::new(),
             start: 0,
             records: 0,
+            compressor: None,
         };
         batch.clear();
         batch
     }
 
-    /// A batch for more records of the same kind.
+    /// An empty batch with another schema.
+    pub fn with_schema(self, schema: SchemaVersion) -> Self {
+        let mut batch = Self { schema, ..self };
+        batch.clear();
+        batch
+    }
+
+    /// Frames are compressed with zstd at this level, where that makes them shorter.
+    pub fn with_zstd(self, level: Option<i32>) -> Self {
+        Self {
+            compressor: level.map(Compressor::new),
+            ..self
+        }
+    }
+
+    /// A batch for more records of the same kind, not compressed.
     pub fn new_alike(&self) -> Self {
         Self::new(self.encoding, self.schema)
     }
@@ -50,6 +68,7 @@ impl Batch {
         self.encoding
     }
 
+    /// What was pushed, not compressed.
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -85,6 +104,16 @@ impl Batch {
         Ok(())
     }
 
+    /// The payload as it is to be sent, and the flags that say how.
+    pub fn sealed_payload(&mut self) -> (&[u8], u8) {
+        let plain = &self.bytes[self.start..];
+        let compressor = self.compressor.as_mut();
+        match compressor.and_then(|compressor| compressor.compress(plain)) {
+            Some(compressed) => (compressed, FLAG_ZSTD),
+            None => (plain, 0),
+        }
+    }
+
     /// Makes the payload's end a place for one more record.
     fn open(&mut self) {
         if self.encoding == Encoding::Avro && self.records > 0 {
@@ -103,15 +132,18 @@ impl Batch {
     }
 
     /// The frame of these records; the batch is empty afterwards. Of `header`, encoding, records,
-    /// payload length and checksum are set here.
+    /// the compression's flag, payload length and checksum are set here.
     pub fn seal(&mut self, header: FrameHeader) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + self.payload().len());
+        let (encoding, records) = (self.encoding as u8, self.records);
+        let (payload, flags) = self.sealed_payload();
+        let mut frame = Vec::with_capacity(FRAME_HEADER_LEN + payload.len());
         let header = FrameHeader {
-            encoding: self.encoding as u8,
-            records: self.records,
+            encoding,
+            records,
+            flags: header.flags | flags,
             ..header
         };
-        wire::write_frame(&mut frame, header, self.payload());
+        wire::write_frame(&mut frame, header, payload);
         self.clear();
         frame
     }
@@ -179,5 +211,42 @@ mod tests {
             let datum = [count, vec![0; 4 * records], vec![0]].concat();
             assert_eq!(batch.payload(), v1(&datum));
         }
+    }
+
+    #[test]
+    fn a_compressed_frame_holds_the_same_payload() {
+        let header = FrameHeader {
+            encoding: 0,
+            flags: 2,
+            priority: 2,
+            payload_len: 0,
+            records: 0,
+            producer: 1,
+            sequence: 1,
+            payload_crc: 0,
+        };
+        let mut plain = Batch::new(Encoding::Json, SchemaVersion::V3);
+        let mut compressed = Batch::new(Encoding::Json, SchemaVersion::V3).with_zstd(Some(1));
+        for round in 0..3 {
+            for number in 0..50 {
+                let record = LogRecord {
+                    body: format!("round {round}, line {number}"),
+                    ..LogRecord::default()
+                };
+                plain.push(&record, 1 << 20).expect("room");
+                compressed.push(&record, 1 << 20).expect("room");
+            }
+            let payload = plain.payload().to_vec();
+            let plain = plain.seal(header);
+            let compressed = compressed.seal(header);
+            assert_eq!((plain[5], compressed[5]), (2, 3), "the flags");
+            assert!(compressed.len() < plain.len() / 2);
+            let back = zstd::bulk::decompress(&compressed[FRAME_HEADER_LEN..], 1 << 20);
+            assert_eq!(back.expect("a zstd frame"), payload);
+        }
+        // A batch that does not get shorter goes as it is.
+        let tiny = LogRecord::default();
+        compressed.push(&tiny, 1 << 20).expect("room");
+        assert_eq!(compressed.seal(header)[5], 2);
     }
 }

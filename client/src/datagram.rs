@@ -44,11 +44,22 @@ impl DatagramPacker {
         }
     }
 
+    /// Datagrams are compressed with zstd at this level, where that makes them shorter. They are
+    /// filled as if they were not: what a datagram holds is never longer than the path takes.
+    pub fn with_zstd(self, level: Option<i32>) -> Self {
+        Self {
+            open: self.open.with_zstd(level),
+            ..self
+        }
+    }
+
     /// What Avro is written with, if not the newest version.
-    pub fn with_schema(mut self, schema: SchemaVersion) -> Self {
+    pub fn with_schema(self, schema: SchemaVersion) -> Self {
         assert!(self.open.is_empty(), "before the first record");
-        self.open = Batch::new(self.open.encoding(), schema);
-        self
+        Self {
+            open: self.open.with_schema(schema),
+            ..self
+        }
     }
 
     /// Takes a record. Where it did not fit beside those before it, these come back as a
@@ -64,7 +75,8 @@ impl DatagramPacker {
             .map_err(|NoRoom { record_len }| TooLong { len: record_len })?;
         let full = self.flush();
         // Beside a record longer than `payload_len_max` nothing fits: the next push sends it.
-        self.open = alone;
+        let pushed = self.open.push(record, UDP_PAYLOAD_LEN_MAX as usize);
+        assert_eq!(pushed, Ok(()), "it fitted an empty batch just before");
         Ok(full)
     }
 

@@ -13,6 +13,7 @@
 mod avro;
 pub mod backoff;
 pub mod batch;
+pub mod compress;
 pub mod datagram;
 pub mod exchange;
 pub mod options;

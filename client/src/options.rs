@@ -28,6 +28,9 @@ pub struct Options {
     pub encoding: Encoding,
     /// What Avro is written with.
     pub schema: SchemaVersion,
+    /// Compress payloads with zstd at this level; a batch that gains nothing is sent as it is. The
+    /// limits hold for payloads before they are compressed.
+    pub zstd_level: Option<i32>,
     /// 0 critical, 1 high, 2 normal, 3 background.
     pub priority: u8,
     /// A frame is closed at this many records.
@@ -72,6 +75,7 @@ impl Default for Options {
         Self {
             encoding: Encoding::Protobuf,
             schema: SchemaVersion::V3,
+            zstd_level: None,
             priority: 2,
             batch_records_max: 500,
             batch_bytes_max: 64 << 10,

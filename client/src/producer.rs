@@ -85,7 +85,7 @@ impl Producer {
             buffer_bytes_max: options.buffer_bytes_max.max(2 * options.payload_len_max),
             ..options
         };
-        let open = Batch::new(options.encoding, options.schema);
+        let open = Batch::new(options.encoding, options.schema).with_zstd(options.zstd_level);
         let mut exchange = Exchange::new(options, id, first_sequence, targets);
         exchange.report_mut().recovered = recovered.unsettled;
         Self {

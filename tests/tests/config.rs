@@ -445,10 +445,16 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"file\"",
         ),
         (
-            "[sinks.f]\ntype = \"file\"\nformat = \"jsonl\"",
+            "[sinks.f]\ntype = \"file\"\nformat = \"json\"",
             "3:10",
-            "not in this version",
-            "\"avro\"",
+            "format",
+            "\"jsonl\"",
+        ),
+        (
+            "[sinks.f]\ntype = \"file\"\ncompression = \"snappy\"\nformat = \"jsonl\"",
+            "3:15",
+            "snappy",
+            "\"zstd\" or \"none\"",
         ),
         (
             "[sinks.f]\ntype = \"file\"\nkeep.size = \"1MiB\"",
@@ -687,12 +693,15 @@ fn listeners_and_names_have_their_bounds() {
 #[test]
 fn memory_is_what_the_pools_add_up_to() {
     // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
-    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables and 4,096 producers
-    // of 4,352 bytes; a sink 2 blocks and 4 MiB; the process 16 MiB.
+    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables, 4,096 producers of 4,352
+    // bytes and a decoder: 1 MiB of text and 64 KiB of names, 209,715 attributes of 16 bytes, 1 MiB
+    // decompressed and 192 KiB for that; a sink a block, a decoder and 8 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
+    let decoder = MIB + 64 * 1024 + 209_715 * 16 + MIB + 192 * 1024;
     let windows = 4096 * 4352;
-    let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB + windows;
-    let sink = 2 * block + 4 * MIB;
+    let pools = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB;
+    let shard = pools + 8 * MIB + windows + decoder;
+    let sink = block + decoder + 8 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);
     assert_eq!(
         limits::memory_needed(3, 2),

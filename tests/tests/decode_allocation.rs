@@ -1,8 +1,5 @@
 //! Decoding allocates nothing: a decoder brings its scratch with it, and views borrow.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use std::sync::Arc;
 
 use penstock::decode::avro::plan::Mapping;
@@ -13,55 +10,11 @@ use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::{LogBatch, LogRecord};
 use penstock_tests::agent::client::avro;
+use penstock_tests::allocation::{Counting, allocations};
 use prost::Message;
-
-/// The system's allocator, which counts what the thread asks of it.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count_one() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes on to `System` with the same arguments, under the contract that the
-// caller keeps. Counting itself does not allocate: the cell is const-initialised and needs no
-// destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count_one();
-        // SAFETY: the caller keeps `realloc`'s contract, and `old` came from `System`.
-        unsafe { System.realloc(old, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract, and `old` came from `System`.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
 
 const RECORDS: u32 = 1000;
 
@@ -149,17 +102,33 @@ fn decoding_allocates_nothing() {
 
     let mut decoder = Decoder::new(&schemas());
     let batch = LogBatch { records: records() };
-    for (encoding, payload) in [
-        (Encoding::Protobuf, batch.encode_to_vec()),
-        (Encoding::Avro, avro(SchemaVersion::V1, &batch.records)),
-        (Encoding::Avro, avro(SchemaVersion::V2, &batch.records)),
-        (Encoding::Avro, avro(SchemaVersion::V3, &batch.records)),
-        (Encoding::Avro, foreign_payload()),
-        (Encoding::Json, json_payload()),
+    let compressed = |payload: Vec<u8>| zstd::bulk::compress(&payload, 3).expect("compressed");
+    let v3 = avro(SchemaVersion::V3, &batch.records);
+    for (encoding, zstd, payload) in [
+        (Encoding::Protobuf, false, batch.encode_to_vec()),
+        (
+            Encoding::Avro,
+            false,
+            avro(SchemaVersion::V1, &batch.records),
+        ),
+        (
+            Encoding::Avro,
+            false,
+            avro(SchemaVersion::V2, &batch.records),
+        ),
+        (Encoding::Avro, false, v3.clone()),
+        (Encoding::Avro, false, foreign_payload()),
+        (Encoding::Json, false, json_payload()),
+        (Encoding::Protobuf, true, compressed(batch.encode_to_vec())),
+        (Encoding::Avro, true, compressed(v3)),
+        (Encoding::Json, true, compressed(json_payload())),
     ] {
         let mut seen = 0;
         let mut pass = || {
-            let whole = Payload::plain(encoding, &payload);
+            let whole = Payload {
+                zstd,
+                ..Payload::plain(encoding, &payload)
+            };
             assert!(decoder.validate(&whole, RECORDS).is_ok());
             let count = decoder.for_each(&whole, |record| {
                 seen += record.body.len() + record.trace_id.len();
@@ -169,14 +138,17 @@ fn decoding_allocates_nothing() {
             });
             assert_eq!(count, Ok(RECORDS));
             // A refusal needs no memory either.
-            let cut = Payload::plain(encoding, &payload[..payload.len() - 5]);
+            let cut = Payload {
+                bytes: &payload[..payload.len() - 5],
+                ..whole
+            };
             assert!(decoder.validate(&cut, RECORDS).is_err());
             assert!(decoder.for_each(&cut, |_| ()).is_err());
         };
         // Once for what is set up at first use (simdutf8 asks the processor what it can).
         pass();
         let count = allocations(|| (0..10).for_each(|_| pass()));
-        assert_eq!(count, 0, "{encoding:?}");
+        assert_eq!(count, 0, "{encoding:?}, zstd: {zstd}");
         assert!(seen > 0);
     }
 }

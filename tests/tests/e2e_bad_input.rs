@@ -96,7 +96,7 @@ fn bad_headers(sequence: u64) -> Vec<Bad> {
             },
         ),
         with(
-            Reason::UnsupportedCompression,
+            Reason::MalformedCompression,
             FrameHeader {
                 flags: good.flags | FLAG_ZSTD,
                 ..good
@@ -198,6 +198,48 @@ fn bad_payloads(sequence: u64) -> Vec<Bad> {
     frames.collect()
 }
 
+/// Payloads that no decompressor takes. In front stands a skippable frame, so that a good frame can be
+/// as long.
+fn bad_compression(sequence: u64) -> Vec<Bad> {
+    // By hand, from RFC 8878: magic, a descriptor, what it announces, and a last block of 4 raw bytes.
+    let zstd = |descriptor: u8, fields: &[u8]| {
+        let magic = [0x28, 0xb5, 0x2f, 0xfd];
+        [&magic[..], &[descriptor], fields, &[0x21, 0, 0], b"four"].concat()
+    };
+    let right = zstd(0x20, &[4]);
+    let cases = [
+        (
+            Reason::MalformedCompression,
+            right[..right.len() - 1].to_vec(),
+        ),
+        (
+            Reason::MalformedCompression,
+            [&right[..], b"behind"].concat(),
+        ),
+        (Reason::MalformedCompression, zstd(0x20, &[5])),
+        // Decompressed 2 MiB; 4 GiB.
+        (
+            Reason::DecompressedTooLong,
+            zstd(0xa0, &(2_u32 << 20).to_le_bytes()),
+        ),
+        (Reason::DecompressedTooLong, zstd(0xa0, &[0xff; 4])),
+        // A dictionary's id of one byte.
+        (Reason::UnknownDictionary, zstd(0x21, &[7, 4])),
+        // In order, and no record.
+        (Reason::MalformedPayload, right),
+    ];
+    let frames = cases.into_iter().map(|(reason, payload)| {
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 8, 0, 0, 0][..], &[0; 8]].concat();
+        let header = FrameHeader {
+            flags: FLAG_ZSTD | header(Encoding::Json, PRODUCER, sequence, 1).flags,
+            ..header(Encoding::Json, PRODUCER, sequence, 1)
+        };
+        let bytes = whole(header, &[skippable, payload].concat());
+        Bad { reason, bytes }
+    });
+    frames.collect()
+}
+
 /// Faults that leave nobody knowing where the next frame begins.
 fn lost_framing() -> Vec<Bad> {
     let good = line_frame(PRODUCER, 2, "never stored");
@@ -241,13 +283,14 @@ fn tcp_refusals_are_named_and_their_neighbours_stored() {
         bodies.push(body);
     };
     good(&mut connection, &mut expected, sequence);
-    let count = bad_headers(0).len() + bad_payloads(0).len();
+    let count = bad_headers(0).len() + bad_payloads(0).len() + bad_compression(0).len();
     let mut reasons = Vec::new();
     for case in 0..count {
         sequence += 1;
         let mut all = bad_headers(sequence)
             .into_iter()
-            .chain(bad_payloads(sequence));
+            .chain(bad_payloads(sequence))
+            .chain(bad_compression(sequence));
         let Bad { reason, bytes } = all.nth(case).expect("one of the count");
         connection.send(&bytes);
         expected.push(refused(sequence, reason));
@@ -484,6 +527,7 @@ fn datagram_cases() -> Vec<Bad> {
     let read = FrameHeader::read(good[..FRAME_HEADER_LEN].try_into().expect("40 bytes"));
     let mut cases = bad_headers(1);
     cases.extend(bad_payloads(1));
+    cases.extend(bad_compression(1));
     cases.extend(lost_framing());
     // 0xff in the length's low byte makes it another length first.
     cases.retain(|case| case.bytes.get(8) != Some(&0xff));

@@ -96,6 +96,14 @@ pub fn encoding(word: &str) -> Result<Encoding, String> {
         })
 }
 
+/// A level of zstd. Those beyond 19 ask the receiver for more memory than a payload is worth.
+pub fn zstd_level(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(level @ -7..=19) => Ok(level),
+        _ => Err("expected a level from -7 (fastest) to 19 (smallest)".into()),
+    }
+}
+
 /// A version of the Avro schema by its word.
 pub fn schema(word: &str) -> Result<SchemaVersion, String> {
     SchemaVersion::ALL
@@ -146,6 +154,15 @@ mod tests {
             "udp://h:70000",
         ] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn levels_are_those_of_zstd() {
+        assert_eq!(zstd_level("19"), Ok(19));
+        assert_eq!(zstd_level("-7"), Ok(-7));
+        for wrong in ["20", "-8", "fast", ""] {
+            assert!(zstd_level(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -215,19 +215,26 @@ pub const FILE_SINK_ONLY: [&str; 6] = [
 pub const SINK_FORMAT: Key<FileFormat> = Key {
     path: "sinks.*.format",
     default: Some("avro"),
-    parse: |leaf| word(leaf, &FORMAT_WORDS, &["jsonl", "json", "protobuf", "pb"]),
+    parse: |leaf| word(leaf, &FORMAT_WORDS, &[]),
     show: |format| show_word(format, &FORMAT_WORDS),
 };
-const FORMAT_WORDS: [(&str, FileFormat); 1] = [("avro", FileFormat::Avro)];
+const FORMAT_WORDS: [(&str, FileFormat); 3] = [
+    ("avro", FileFormat::Avro),
+    ("jsonl", FileFormat::Jsonl),
+    ("protobuf", FileFormat::Protobuf),
+];
 
 pub const SINK_COMPRESSION: Key<Compression> = Key {
     path: "sinks.*.compression",
     default: Some("zstd"),
-    parse: |leaf| word(leaf, &COMPRESSION_WORDS, &["snappy"]),
+    parse: |leaf| word(leaf, &COMPRESSION_WORDS, &[]),
     show: |compression| show_word(compression, &COMPRESSION_WORDS),
 };
-const COMPRESSION_WORDS: [(&str, Compression); 2] =
-    [("zstd", Compression::Zstd), ("none", Compression::None)];
+const COMPRESSION_WORDS: [(&str, Compression); 3] = [
+    ("zstd", Compression::Zstd),
+    ("snappy", Compression::Snappy),
+    ("none", Compression::None),
+];
 
 pub const SINK_ROTATE_SIZE: Key<u64> = Key {
     path: "sinks.*.rotate.size",

@@ -10,8 +10,8 @@ use super::document::{Document, Entry, Leaf, Place, Value, join};
 use super::key::{self, Key, nearest};
 use super::mistake::Mistakes;
 use super::settings::{
-    AdminSettings, FileFormat, GateSettings, JournalSettings, ListenerSettings, Protocol, Settings,
-    Shards, SinkKind, SinkSettings, SyncMode,
+    AdminSettings, Compression, FileFormat, GateSettings, JournalSettings, ListenerSettings,
+    Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
 use crate::limits::{
@@ -274,6 +274,15 @@ impl Reader {
             .iter()
             .filter(|sink| sink.kind == SinkKind::File)
         {
+            if sink.compression == Compression::Snappy && sink.format != FileFormat::Avro {
+                let compression = key::SINK_COMPRESSION.path_of(&sink.name);
+                let format = key::SINK_FORMAT.path_of(&sink.name);
+                self.contradiction(
+                    &[&compression, &format],
+                    format!("{compression} is \"snappy\", which only format \"avro\" can frame"),
+                    "write compression = \"zstd\" or \"none\", or format = \"avro\"".into(),
+                );
+            }
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);
             let rotate = key::SINK_ROTATE_SIZE.path_of(&sink.name);
             if sink.keep_size < sink.rotate_size {

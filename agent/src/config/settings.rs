@@ -184,11 +184,17 @@ pub enum SinkKind {
 pub enum FileFormat {
     /// Avro container files.
     Avro,
+    /// One JSON object a line.
+    Jsonl,
+    /// Length-delimited `penstock.v1.StoredRecord` messages.
+    Protobuf,
 }
 
-/// The codec of an Avro container file.
+/// How an output file's blocks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     Zstd,
+    /// With Avro only: nothing else has a way to frame it.
+    Snappy,
     None,
 }

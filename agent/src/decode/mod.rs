@@ -6,11 +6,13 @@
 //! ```
 //!
 //! A view borrows the payload, or the decoder's scratch for what stands in no payload as it is
-//! meant (JSON text with escapes, ids in hex). The scratch is allocated once, at the bounds that
-//! `limits` derives from the longest payload, and is never grown: decoding allocates nothing.
+//! meant (JSON text with escapes, ids in hex), or the buffer into which a compressed payload was
+//! undone. All of it is allocated once, at the bounds that `limits` derives from the longest
+//! payload, and is never grown: decoding allocates nothing.
 //! `proto/RECORDS.md` says what each encoding may hold and what becomes of it.
 
 pub mod avro;
+pub mod compressed;
 pub mod json;
 pub mod protobuf;
 pub(crate) mod text;
@@ -24,6 +26,7 @@ use penstock_proto::reason::Reason;
 
 use std::sync::Arc;
 
+use crate::decode::compressed::Decompressor;
 use crate::limits;
 use crate::record::RecordView;
 use crate::schema::table::{SchemaTable, Schemas};
@@ -66,34 +69,36 @@ pub struct Checked {
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
+    decompressor: Decompressor,
     scratch: json::Scratch,
-    schemas: Schemas,
-    /// The table as it stood at `generation`.
-    table: Arc<SchemaTable>,
-    generation: u64,
+    schemas: CurrentSchemas,
 }
 
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
         let (generation, table) = schemas.current();
         Self {
+            decompressor: Decompressor::default(),
             scratch: json::Scratch::new(),
-            schemas: schemas.clone(),
-            table,
-            generation,
+            schemas: CurrentSchemas {
+                schemas: schemas.clone(),
+                table,
+                generation,
+            },
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
-        let bytes = self.plain(payload)?;
+        let bytes = plain(&mut self.decompressor, payload)?;
         let (found, unmapped_fields) = match payload.encoding {
             Encoding::Protobuf => {
                 let found = protobuf::validate(bytes)?;
                 (found.records, found.unknown_fields)
             }
             Encoding::Avro => {
-                let found = self.avro(bytes, |_| ())?;
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, |_| ())?;
                 (found.records, found.unmapped_fields)
             }
             Encoding::Json => (json::validate(bytes)?, 0),
@@ -112,32 +117,46 @@ impl Decoder {
         payload: &Payload<'_>,
         visit: impl FnMut(&RecordView<'_>),
     ) -> Result<u32, Reason> {
-        let bytes = self.plain(payload)?;
+        let bytes = plain(&mut self.decompressor, payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
-            Encoding::Avro => self.avro(bytes, visit).map(|found| found.records),
+            Encoding::Avro => {
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, visit)?;
+                Ok(found.records)
+            }
             Encoding::Json => json::for_each(&mut self.scratch, bytes, visit),
         }
     }
+}
 
+/// The table of schemas, as this thread last saw it.
+struct CurrentSchemas {
+    schemas: Schemas,
+    /// The table as it stood at `generation`.
+    table: Arc<SchemaTable>,
+    generation: u64,
+}
+
+impl CurrentSchemas {
     #[inline(always)]
-    fn avro(
-        &mut self,
-        bytes: &[u8],
-        visit: impl FnMut(&RecordView<'_>),
-    ) -> Result<avro::Found, Reason> {
+    fn table(&mut self) -> &SchemaTable {
         if self.schemas.generation() != self.generation {
             (self.generation, self.table) = self.schemas.current();
         }
-        avro::for_each(&self.table, &mut self.scratch, bytes, visit)
+        &self.table
     }
+}
 
-    /// The payload as its encoding speaks of it.
-    fn plain<'a>(&mut self, payload: &Payload<'a>) -> Result<&'a [u8], Reason> {
-        within_bounds(payload.bytes)?;
-        if payload.zstd {
-            return Err(Reason::UnsupportedCompression);
-        }
+/// The payload as its encoding speaks of it.
+fn plain<'a>(
+    decompressor: &'a mut Decompressor,
+    payload: &Payload<'a>,
+) -> Result<&'a [u8], Reason> {
+    within_bounds(payload.bytes)?;
+    if payload.zstd {
+        decompressor.decompress(payload.bytes)
+    } else {
         Ok(payload.bytes)
     }
 }
@@ -188,6 +207,34 @@ mod tests {
                 "an empty payload holds no record"
             );
         }
+    }
+
+    #[test]
+    fn a_compressed_payload_is_what_it_was() {
+        let mut decoder = Decoder::new(&Schemas::default());
+        let json = b"{\"msg\":\"a\\tb\"}\n{\"msg\":\"c\"}\n";
+        let compressed = zstd::bulk::compress(json, 1).expect("compressed");
+        let payload = Payload {
+            zstd: true,
+            ..Payload::plain(Encoding::Json, &compressed)
+        };
+        assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
+        assert_eq!(decoder.validate(&payload, 1), Err(Reason::RecordCount));
+        let mut bodies = Vec::new();
+        let shown = decoder.for_each(&payload, |record| bodies.push(record.body.to_owned()));
+        assert_eq!(
+            (shown, bodies),
+            (Ok(2), vec!["a\tb".to_owned(), "c".to_owned()])
+        );
+        // The flag is believed: what is not compressed is refused.
+        let plain = Payload {
+            bytes: json,
+            ..payload
+        };
+        assert_eq!(
+            decoder.validate(&plain, 2),
+            Err(Reason::MalformedCompression)
+        );
     }
 
     #[test]

@@ -251,7 +251,7 @@ pub static SINK_SKIPPED_RECORDS: Family = counter(
     Unit::Count,
     &["sink", "reason"],
     "Durable records that a sink will never deliver, by reason: dropped undelivered to make room \
-     (journal.on_full), or unreadable in the journal.",
+     (journal.on_full), unreadable in the journal, or refused where they were forwarded to.",
 );
 pub static SCHEMAS: Family = gauge(
     "penstock_schemas",

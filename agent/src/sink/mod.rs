@@ -185,16 +185,19 @@ pub enum SkipReason {
     Dropped,
     /// Damaged, missing, or of a kind that this version cannot decode.
     Unreadable,
+    /// Refused for good by the agent that they were forwarded to.
+    Refused,
 }
 
 impl SkipReason {
-    pub const ALL: [Self; 2] = [Self::Dropped, Self::Unreadable];
+    pub const ALL: [Self; 3] = [Self::Dropped, Self::Unreadable, Self::Refused];
     pub const COUNT: usize = Self::ALL.len();
 
     pub const fn label(self) -> &'static str {
         match self {
             Self::Dropped => "dropped",
             Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
         }
     }
 }

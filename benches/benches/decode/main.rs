@@ -19,6 +19,8 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 const RECORDS_PER_BATCH: usize = 50;
+/// What `penstock send --zstd` uses.
+const ZSTD_LEVEL: i32 = 3;
 /// 0.4 MiB of Protobuf: what a receive buffer pool hands over before it comes round again.
 const MADE_LINES: usize = 2000;
 
@@ -53,6 +55,8 @@ fn benches(criterion: &mut Criterion) {
         group.finish();
     }
 
+    bench_zstd(criterion, &lines);
+
     let mut group = criterion.benchmark_group("json");
     group.throughput(Throughput::Elements(lines.len() as u64));
     group.bench_function("serde_json_owned", |bencher| {
@@ -79,6 +83,46 @@ fn report(name: &str, lines: &[Line], batches: &[Batch]) {
         lines.len(),
         bytes as f64 / lines.len() as f64
     );
+}
+
+/// Payloads as senders compress them: the decoder's whole work beside the bare decompressor's, with
+/// a context and a buffer that it uses again.
+fn bench_zstd(criterion: &mut Criterion, lines: &[Line]) {
+    let compressed = batches(lines, |lines| {
+        zstd::bulk::compress(&protobuf_payload(lines), ZSTD_LEVEL).unwrap()
+    });
+    let bytes: usize = compressed.iter().map(|batch| batch.payload.len()).sum();
+    eprintln!(
+        "protobuf_zstd: {:.1} bytes a record",
+        bytes as f64 / lines.len() as f64
+    );
+    let mut group = criterion.benchmark_group("protobuf_zstd");
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    group.bench_function("bare_decompress", |bencher| {
+        let mut context = zstd::bulk::Decompressor::new().unwrap();
+        let mut out = vec![0; 1 << 20];
+        bencher.iter(|| {
+            for batch in &compressed {
+                let len = context
+                    .decompress_to_buffer(black_box(&batch.payload), &mut out[..])
+                    .unwrap();
+                black_box(&out[..len]);
+            }
+        });
+    });
+    group.bench_function("view_validate", |bencher| {
+        let mut decoder = Decoder::new(&Schemas::default());
+        bencher.iter(|| {
+            for batch in &compressed {
+                let payload = Payload {
+                    zstd: true,
+                    ..Payload::plain(Encoding::Protobuf, black_box(&batch.payload))
+                };
+                decoder.validate(&payload, batch.records).unwrap();
+            }
+        });
+    });
+    group.finish();
 }
 
 type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;

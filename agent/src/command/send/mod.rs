@@ -57,6 +57,11 @@ pub struct Arguments {
     /// Version of the Avro schema: v1, v2 or v3 [default: v3]
     #[arg(long, value_name = "VERSION", value_parser = target::schema)]
     schema: Option<SchemaVersion>,
+    /// Compress payloads with zstd, at level 3 or the one given
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "3", allow_hyphen_values = true,
+          value_parser = target::zstd_level)]
+    zstd: Option<i32>,
     /// Service name of the records [default: the file's name without its ending, or stdin]
     #[arg(long, value_name = "NAME")]
     service: Option<String>,

@@ -23,6 +23,7 @@ pub fn send(
     let options = Options {
         encoding: arguments.encoding,
         schema: arguments.schema.unwrap_or_default(),
+        zstd_level: arguments.zstd,
         batch_records_max: arguments.batch,
         batch_bytes_max: BATCH_BYTES_MAX,
         overflow: arguments.on_full.into(),

@@ -38,7 +38,8 @@ pub fn send(
             arguments.batch,
             PRIORITY_NORMAL,
         )
-        .with_schema(arguments.schema.unwrap_or_default()),
+        .with_schema(arguments.schema.unwrap_or_default())
+        .with_zstd(arguments.zstd),
         arguments,
     };
     let mut chunk = vec![0; CHUNK_LEN];

@@ -26,6 +26,7 @@ pub fn parse_registry_id(leaf: &Leaf) -> Result<u32, Wrong> {
         },
         Leaf::Text(text) => format!("\"{text}\""),
         Leaf::Flag(_) => "a boolean".to_owned(),
+        Leaf::List(_) => "a list".to_owned(),
         Leaf::Other(what) => (*what).to_owned(),
     };
     Err(Wrong::new(

@@ -207,6 +207,7 @@ mod tests {
                 records_before: 0,
                 created_unix_nano: 0,
                 predecessor: self.start.segment - 1,
+                salt: 0x5a17,
                 listeners: vec!["tcp".to_owned()],
             };
             let mut page = [0; BLOCK_ALIGN];
@@ -236,6 +237,7 @@ mod tests {
                 records_before: 0,
                 entries: 1,
                 records,
+                salt: 0x5a17,
             };
             let mut bytes = [0; BLOCK_HEADER_LEN];
             header.write(&mut bytes);

@@ -46,7 +46,7 @@ use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::Disk;
 use crate::sink::file::output::failed;
 use crate::sink::{
-    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkStats, StopDeadline,
+    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkStats, SkipReason, StopDeadline,
 };
 use cursor::SavedForward;
 
@@ -267,7 +267,7 @@ impl<D: Disk, P: Pipe> ForwardSink<D, P> {
         let delivered = now.acknowledged.records - before.acknowledged.records;
         stats.records.fetch_add(delivered, Ordering::Relaxed);
         let lost = now.lost.records - before.lost.records;
-        stats.records_skipped.fetch_add(lost, Ordering::Relaxed);
+        stats.count_skipped(SkipReason::Refused, lost);
         Ok(())
     }
 
@@ -484,7 +484,7 @@ impl<D: Disk, P: Pipe> Sink for ForwardSink<D, P> {
         self.store_all()?;
         let skipped = std::mem::take(&mut self.skipped_records);
         let stats = &self.plan.stats;
-        stats.records_skipped.fetch_add(skipped, Ordering::Relaxed);
+        stats.count_skipped(SkipReason::Unreadable, skipped);
         Ok(self.cursor)
     }
 

@@ -21,10 +21,19 @@ fn journal(data_dir: &Path, blocks: u64) -> (SampleJournal, Vec<LogRecord>) {
 
 #[test]
 fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
-    for compression in [Compression::None, Compression::Zstd] {
+    let endings = [
+        ".avro",
+        ".avro",
+        ".avro",
+        ".jsonl",
+        ".jsonl.zst",
+        ".pb",
+        ".pb.zst",
+    ];
+    for (format, ending) in FORMATS.into_iter().zip(endings) {
         let folder = tempfile::tempdir().expect("a folder");
         let (journal, records) = journal(folder.path(), 4);
-        let mut sink = sink(folder.path(), &settings(compression));
+        let mut sink = sink(folder.path(), &settings_of(format));
         assert_eq!(sink.resume().expect("resume"), None);
         sink.begin(Cursor::default()).expect("begin");
         assert_eq!(output_names(folder.path()), Vec::<String>::new());
@@ -32,7 +41,7 @@ fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
         sink.commit().expect("commit");
         let names = output_names(folder.path());
         assert!(
-            names.len() == 1 && names[0].ends_with("Z-files-s00.avro.open"),
+            names.len() == 1 && names[0].ends_with(&format!("Z-files-s00{ending}.open")),
             "{names:?}"
         );
         assert_eq!(output_bodies(folder.path()), bodies_of(&records));
@@ -59,11 +68,16 @@ fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
 
 #[test]
 fn what_was_not_committed_is_cut_and_delivered_again() {
+    for format in FORMATS {
+        cut_and_deliver_again(&settings_of(format));
+    }
+}
+
+fn cut_and_deliver_again(settings: &SinkSettings) {
     let folder = tempfile::tempdir().expect("a folder");
     let (journal, records) = journal(folder.path(), 6);
-    let settings = settings(Compression::None);
     {
-        let mut sink = sink(folder.path(), &settings);
+        let mut sink = sink(folder.path(), settings);
         sink.resume().expect("resume");
         sink.begin(Cursor::default()).expect("begin");
         deliver(&mut sink, &journal.folder, 0, 3 * 4096);
@@ -76,7 +90,7 @@ fn what_was_not_committed_is_cut_and_delivered_again() {
         output.write_block(encoder).expect("write");
     }
     assert_eq!(output_bodies(folder.path()).len(), 18);
-    let mut sink = sink(folder.path(), &settings);
+    let mut sink = sink(folder.path(), settings);
     let cursor = sink.resume().expect("resume").expect("a cursor");
     assert_eq!(
         cursor,
@@ -102,7 +116,7 @@ fn what_was_not_committed_is_cut_and_delivered_again() {
 }
 
 struct Sinks<'a, D: Disk> {
-    encoder: &'a mut crate::sink::file::avro::BlockEncoder,
+    encoder: &'a mut crate::sink::file::encoder::Encoder,
     output: &'a mut crate::sink::file::output::Output<D>,
 }
 
@@ -140,32 +154,36 @@ fn a_full_or_old_file_is_sealed_at_the_next_commit() {
 }
 
 #[test]
-fn another_codec_after_a_restart_begins_another_file() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (journal, records) = journal(folder.path(), 2);
-    let mut first = sink(folder.path(), &settings(Compression::Zstd));
-    first.resume().expect("resume");
-    first.begin(Cursor::default()).expect("begin");
-    deliver(&mut first, &journal.folder, 0, 4096);
-    first.commit().expect("commit");
-    drop(first);
-    let mut second = sink(folder.path(), &settings(Compression::None));
-    let cursor = second.resume().expect("resume").expect("a cursor");
-    assert_eq!(cursor.records, 3);
-    deliver(
-        &mut second,
-        &journal.folder,
-        cursor.position,
-        journal.position,
-    );
-    second.commit().expect("commit");
-    let names = output_names(folder.path());
-    assert_eq!(names.len(), 2);
-    assert!(
-        names[0].ends_with(".avro") && names[1].ends_with(".open"),
-        "{names:?}"
-    );
-    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+fn another_format_or_codec_after_a_restart_begins_another_file() {
+    for before in FORMATS {
+        for after in FORMATS.into_iter().filter(|after| *after != before) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (journal, records) = journal(folder.path(), 2);
+            let mut first = sink(folder.path(), &settings_of(before));
+            first.resume().expect("resume");
+            first.begin(Cursor::default()).expect("begin");
+            deliver(&mut first, &journal.folder, 0, 4096);
+            first.commit().expect("commit");
+            drop(first);
+            let mut second = sink(folder.path(), &settings_of(after));
+            let cursor = second.resume().expect("resume").expect("a cursor");
+            assert_eq!(cursor.records, 3);
+            deliver(
+                &mut second,
+                &journal.folder,
+                cursor.position,
+                journal.position,
+            );
+            second.commit().expect("commit");
+            let names = output_names(folder.path());
+            assert_eq!(names.len(), 2, "{before:?} to {after:?}");
+            assert!(
+                !names[0].ends_with(".open") && names[1].ends_with(".open"),
+                "{names:?}"
+            );
+            assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+        }
+    }
 }
 
 #[test]
