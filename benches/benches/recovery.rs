@@ -159,6 +159,7 @@ fn block_entries() -> Entries {
             observed_time_unix_nano: batch[0].time_unix_nano,
             listener: 0,
             keep_sixteenths: 16,
+            deduplicated: false,
             peer: None,
         };
         let mut head = [0; ENTRY_HEADER_LEN];
