@@ -92,7 +92,10 @@ fn the_example_holds_every_key_at_its_built_in_value() {
     };
     assert_eq!(example, expected);
     // Commented-out keys are right too: what is shown can be used.
-    let uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    let uncommented = config::EXAMPLE
+        .replace("# receive_buffer", "receive_buffer")
+        .replace("sync = \"always\"", "sync = \"interval\"")
+        .replace("# sync_interval", "sync_interval");
     assert_eq!(
         settings(&uncommented).listeners[1].receive_buffer,
         Some(4 * MIB)
@@ -104,7 +107,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            19,
+            22,
             "a new key: does this test still say enough?"
         );
         for key in keys {
