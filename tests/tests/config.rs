@@ -281,7 +281,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
         ),
         (
             "[journal]\nsync = \"always\"\nsync_interval = \"2s\"",
-            "3:1",
+            "3:17",
             "journal.sync_interval has no meaning",
             "sync = \"interval\"",
         ),
