@@ -467,7 +467,9 @@ impl SimKernel {
     /// After a clean stop: whoever could be answered was.
     pub fn check_answered(&self) {
         for conn in &self.conns {
-            if conn.reset || conn.send_failed || self.producers[conn.producer].plan.deaf {
+            // What came when the agent had begun to end the connection is thrown away, unanswered.
+            let ended = conn.reset || conn.ended || conn.send_failed;
+            if ended || self.producers[conn.producer].plan.deaf {
                 continue;
             }
             for (key, numbers) in &conn.waiting {
@@ -587,7 +589,10 @@ impl SimKernel {
                 self.touched.push(Touch::Conn(id));
             }
             // The simulated producer does not look for it: the agent's own bound ends the wait.
-            Op::PeerEnd { .. } => {}
+            Op::PeerEnd { peer, socket } => {
+                let id = self.conn_of(peer, socket);
+                self.conns[id].ended = true;
+            }
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(peer, socket);
                 self.sockets.remove(&socket.0);

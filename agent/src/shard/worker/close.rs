@@ -41,6 +41,8 @@ impl<K: Kernel> Worker<K> {
         }
         let since_ns = self.now.monotonic_ns;
         connection.phase = Phase::Lingering { reason, since_ns };
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        counts.connections_closed[reason as usize] += 1;
         let socket = connection.socket;
         self.kernel.push(Op::PeerEnd { peer, socket });
     }
@@ -61,10 +63,12 @@ impl<K: Kernel> Worker<K> {
             let socket = connection.socket;
             self.kernel.push(Op::PeerShutdown { peer, socket });
         }
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        if !matches!(connection.phase, Phase::Lingering { .. }) {
+            counts.connections_closed[reason as usize] += 1;
+        }
         connection.phase = Phase::Closing;
         connection.acks.clear();
-        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
-        counts.connections_closed[reason as usize] += 1;
         self.touch(peer);
     }
 
