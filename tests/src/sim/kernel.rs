@@ -452,7 +452,7 @@ impl SimKernel {
         let mut tallies = self.tallies.clone();
         for conn in &self.conns {
             let tally = tallies.get_mut(&conn.listener).expect("a listener");
-            let unsure = conn.send_failed || self.producers[conn.producer].plan.deaf;
+            let unsure = conn.send_failed || conn.ended || self.producers[conn.producer].plan.deaf;
             let arrivals = if unsure {
                 &mut tally.perhaps
             } else {

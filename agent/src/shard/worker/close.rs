@@ -36,6 +36,8 @@ impl<K: Kernel> Worker<K> {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
+        let socket = connection.socket;
+        self.kernel.push(Op::PeerEnd { peer, socket });
         if !connection.receiving {
             return self.close(peer, reason);
         }
@@ -43,8 +45,6 @@ impl<K: Kernel> Worker<K> {
         connection.phase = Phase::Lingering { reason, since_ns };
         let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
         counts.connections_closed[reason as usize] += 1;
-        let socket = connection.socket;
-        self.kernel.push(Op::PeerEnd { peer, socket });
     }
 
     /// Closes as soon as nothing of it is in the kernel.
