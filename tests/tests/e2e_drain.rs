@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use penstock_client::{LogRecord, Options, Sender};
 use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
 use penstock_tests::agent::client::{Answer, line_frame};
-use penstock_tests::agent::config::{Config, Gate};
+use penstock_tests::agent::config::{Config, Gate, own_address};
 use penstock_tests::agent::{Home, stored, wait_for};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -109,7 +109,10 @@ fn a_stop_under_load_stores_what_it_acknowledged_and_every_answer_arrives() {
 #[test]
 fn restarts_under_load_lose_and_double_nothing() {
     let home = Home::new();
-    let mut config = config();
+    let mut config = Config {
+        tcp_address: own_address(),
+        ..config()
+    };
     let mut agent = home.start(&config);
     config.tcp_address = agent.tcp().to_string();
     let stop = Arc::new(AtomicBool::new(false));

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use penstock_client::{LogRecord, Options, Sender};
-use penstock_tests::agent::config::{Config, Gate};
+use penstock_tests::agent::config::{Config, Gate, own_address};
 use penstock_tests::agent::{Agent, Home, stored, wait_for};
 
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -26,6 +26,7 @@ impl Host {
         let home = Home::new();
         let mut config = Config {
             more: Box::leak(more.to_owned().into_boxed_str()),
+            tcp_address: own_address(),
             ..Config::new(Gate::UserSpace)
         };
         let agent = home.start(&config);

@@ -1,6 +1,7 @@
 //! The configuration of one life, as a test varies it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where the gate shall stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,21 @@ pub struct Config {
     pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
     pub more: &'static str,
+}
+
+/// A loopback address of the caller's own, port 0. For an agent that comes back to its port: outgoing
+/// connections bear 127.0.0.1, so that none of them can take the port meanwhile, not even one to
+/// the port itself.
+pub fn own_address() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    format!(
+        "127.{}.{}.{}:0",
+        1 + process % 250,
+        process / 250 % 250,
+        1 + number % 250
+    )
 }
 
 impl Config {

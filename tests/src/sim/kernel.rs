@@ -453,7 +453,7 @@ impl SimKernel {
         let mut tallies = self.tallies.clone();
         for conn in &self.conns {
             let tally = tallies.get_mut(&conn.listener).expect("a listener");
-            let unsure = conn.send_failed || self.producers[conn.producer].plan.deaf;
+            let unsure = conn.send_failed || conn.ended || self.producers[conn.producer].plan.deaf;
             let arrivals = if unsure {
                 &mut tally.perhaps
             } else {
@@ -468,7 +468,9 @@ impl SimKernel {
     /// After a clean stop: whoever could be answered was.
     pub fn check_answered(&self) {
         for conn in &self.conns {
-            if conn.reset || conn.send_failed || self.producers[conn.producer].plan.deaf {
+            // What came when the agent had begun to end the connection is thrown away, unanswered.
+            let ended = conn.reset || conn.ended || conn.send_failed;
+            if ended || self.producers[conn.producer].plan.deaf {
                 continue;
             }
             for (key, numbers) in &conn.waiting {
@@ -601,7 +603,10 @@ impl SimKernel {
                 self.touched.push(Touch::Conn(id));
             }
             // The simulated producer does not look for it: the agent's own bound ends the wait.
-            Op::PeerEnd { .. } => {}
+            Op::PeerEnd { peer, socket } => {
+                let id = self.conn_of(peer, socket);
+                self.conns[id].ended = true;
+            }
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(peer, socket);
                 self.sockets.remove(&socket.0);

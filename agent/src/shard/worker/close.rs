@@ -44,13 +44,15 @@ impl<K: Kernel> Worker<K> {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
+        let socket = connection.socket;
+        self.kernel.push(Op::PeerEnd { peer, socket });
         if !connection.receiving {
             return self.close(peer, reason);
         }
         let since_ns = self.now.monotonic_ns;
         connection.phase = Phase::Lingering { reason, since_ns };
-        let socket = connection.socket;
-        self.kernel.push(Op::PeerEnd { peer, socket });
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        counts.connections_closed[reason as usize] += 1;
     }
 
     /// Closes as soon as nothing of it is in the kernel.
@@ -70,10 +72,12 @@ impl<K: Kernel> Worker<K> {
             let socket = connection.socket;
             self.kernel.push(Op::PeerShutdown { peer, socket });
         }
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        if !matches!(connection.phase, Phase::Lingering { .. }) {
+            counts.connections_closed[reason as usize] += 1;
+        }
         connection.phase = Phase::Closing;
         connection.acks.clear();
-        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
-        counts.connections_closed[reason as usize] += 1;
         self.touch(peer);
     }
 
