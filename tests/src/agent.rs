@@ -175,6 +175,11 @@ impl Home {
         agent
     }
 
+    /// Starts an agent and waits for nothing: it may be killed before it is ready.
+    pub fn launch(&self, config: &Config) -> Agent {
+        self.spawn(config, None)
+    }
+
     /// Runs an agent that is expected to end by itself.
     pub fn run_to_end(&self, config: &Config, user: Option<u32>) -> Ended {
         let mut agent = self.spawn(config, user);
@@ -276,6 +281,11 @@ impl Ended {
 impl Agent {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, if it did without being asked to.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("wait")
     }
 
     /// What it wrote to standard error until now.

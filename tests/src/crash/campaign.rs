@@ -1,0 +1,189 @@
+//! One data folder, the lives of the agent in it, and the producers that outlive them all.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::disk::Disk;
+use super::disk::cut::Survival;
+use super::ledger::{self, Verdict};
+use super::producer::Crowd;
+use crate::agent::config::{Config, Gate};
+use crate::agent::{Agent, Home};
+
+const PRODUCERS: usize = 3;
+/// The agent's port: the protocol's, below those that the kernel hands out by itself.
+const PORT: u16 = 4600;
+/// How soon records must be acknowledged again once nothing is wrong any more. A segment that failed
+/// is followed by another after a second.
+const RECOVERY_MAX: Duration = Duration::from_secs(20);
+
+/// How the sink's files may be bounded: sealed many times in a life, a few times, never.
+const ROTATIONS: [&str; 3] = [
+    "rotate = { size = \"64KiB\", age = \"5m\" }",
+    "rotate = { size = \"1MiB\", age = \"1s\" }",
+    "rotate = { size = \"256MiB\", age = \"5m\" }",
+];
+
+pub struct Campaign {
+    number: u64,
+    home: Home,
+    config: Config,
+    records: PathBuf,
+    agent: Option<Agent>,
+    crowd: Crowd,
+    /// What was wrong on the way.
+    faults: Vec<String>,
+    pub kills: u64,
+}
+
+impl Campaign {
+    /// Starts the agent with its data under `folder`, and the producers. `sync` is the journal's.
+    pub fn start(number: u64, folder: Option<&Path>, random: &mut StdRng) -> Self {
+        let home = Home::new();
+        let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
+        let config = Config {
+            shards: random.random_range(1..=2),
+            tcp_address: address(random).to_string(),
+            data_dir: Some(data.clone()),
+            more: ROTATIONS[random.random_range(0..ROTATIONS.len())],
+            ..Config::new(Gate::UserSpace)
+        };
+        let agent = home.start(&config);
+        let to = config.tcp_address.parse().expect("our own address");
+        let crowd = Crowd::start(number, PRODUCERS, to, random.random());
+        Self {
+            number,
+            home,
+            config,
+            records: data.join("records"),
+            agent: Some(agent),
+            crowd,
+            faults: Vec::new(),
+            kills: 0,
+        }
+    }
+
+    fn agent(&mut self) -> &mut Agent {
+        self.agent.as_mut().expect("between two calls one runs")
+    }
+
+    /// Lets them work for a time from nothing to `at_most`.
+    pub fn work(&self, at_most: Duration, random: &mut StdRng) {
+        std::thread::sleep(random.random_range(Duration::ZERO..=at_most));
+    }
+
+    /// Kills the agent and starts it anew; one time in four once more before it is ready, so that
+    /// recovery itself is cut short.
+    pub fn kill(&mut self, random: &mut StdRng) {
+        self.end_life();
+        while random.random_bool(0.25) {
+            let agent = self.home.launch(&self.config);
+            self.agent = Some(agent);
+            self.work(Duration::from_millis(150), random);
+            self.end_life();
+        }
+        self.begin_life();
+    }
+
+    /// The same with the power.
+    pub fn cut(&mut self, disk: &Disk, random: &mut StdRng) {
+        self.end_life_with(disk, Survival::random(random), random);
+        while random.random_bool(0.25) {
+            let agent = self.home.launch(&self.config);
+            self.agent = Some(agent);
+            self.work(Duration::from_millis(150), random);
+            self.end_life_with(disk, Survival::random(random), random);
+        }
+        self.begin_life();
+    }
+
+    /// The power goes and nothing that was not synced survives.
+    pub fn cut_all(&mut self, disk: &Disk, random: &mut StdRng) {
+        self.end_life_with(disk, Survival::NOTHING, random);
+        self.begin_life();
+    }
+
+    fn end_life(&mut self) {
+        let agent = self.agent.take().expect("between two calls one runs");
+        agent.kill();
+        self.kills += 1;
+        self.look_at_files();
+    }
+
+    fn end_life_with(&mut self, disk: &Disk, survival: Survival, random: &mut StdRng) {
+        let agent = self.agent.take().expect("between two calls one runs");
+        disk.freeze();
+        agent.signal(libc::SIGKILL);
+        disk.power_off();
+        let ended = agent.end();
+        assert_eq!(ended.signal, Some(libc::SIGKILL), "{}", ended.log);
+        disk.cut(survival, random);
+        self.kills += 1;
+        self.look_at_files();
+    }
+
+    fn begin_life(&mut self) {
+        self.agent = Some(self.home.start(&self.config));
+    }
+
+    fn look_at_files(&mut self) {
+        let unreadable = ledger::unreadable(&self.records).into_iter();
+        let after = self.kills;
+        let faults = unreadable.map(|what| format!("after crash {after}: {what}"));
+        self.faults.extend(faults);
+    }
+
+    /// Waits until records are acknowledged again, by the agent that runs: a trouble is over and
+    /// must not need a restart.
+    pub fn recover(&mut self) {
+        let before = self.crowd.settled();
+        let deadline = Instant::now() + RECOVERY_MAX;
+        // More than can have been on its way.
+        while self.crowd.settled() < before + 1000 {
+            if Instant::now() >= deadline {
+                let fault = format!("no records are acknowledged {RECOVERY_MAX:?} after a trouble");
+                self.faults.push(fault);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Notes it where the agent has ended by itself; it is started again.
+    pub fn must_be_alive(&mut self, after: &str) {
+        if let Some(ended) = self.agent().has_ended() {
+            let log = self.agent().log();
+            let fault = format!("the agent ended with {ended} after {after}:\n{log}");
+            self.faults.push(fault);
+            self.begin_life();
+        }
+    }
+
+    /// Lets the producers come to an end, stops the agent and compares.
+    pub fn finish(mut self) -> Verdict {
+        let sent = self.crowd.finish();
+        let agent = self.agent.take().expect("between two calls one runs");
+        let log = agent.stop();
+        let mut verdict = ledger::compare(self.number, &sent, &self.records);
+        verdict.faults.append(&mut self.faults);
+        for words in ["DAMAGED", "set aside"] {
+            let found = log.lines().filter(|line| line.contains(words));
+            verdict.faults.extend(found.map(str::to_owned));
+        }
+        let _ = std::fs::remove_dir_all(self.records.parent().expect("within the data folder"));
+        verdict
+    }
+}
+
+/// An address of this host's loopback network that nobody else is likely to listen on. The port
+/// outlives the agent's lives, so it cannot be one that the kernel hands out: a connection that goes
+/// out meanwhile might be given it.
+fn address(random: &mut StdRng) -> SocketAddr {
+    let mut part = || random.random_range(1..=254);
+    let address = Ipv4Addr::new(127, part(), part(), part());
+    SocketAddr::new(IpAddr::V4(address), PORT)
+}

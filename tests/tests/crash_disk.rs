@@ -1,0 +1,85 @@
+//! The disk fails, fills up and stalls under load: the agent lives, acknowledges nothing that it
+//! loses, and goes on by itself when the trouble is over. Each trouble is followed by a crash, so
+//! that what was acknowledged meanwhile must be on the disk.
+
+use std::time::Duration;
+
+use penstock_tests::crash::campaign::Campaign;
+use penstock_tests::crash::disk::Disk;
+use penstock_tests::crash::disk::fault::{Call, Effect, Fault};
+use penstock_tests::crash::mounted_or_skip;
+use penstock_tests::crash::tally::{Request, Tally};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+/// What the test suite runs; `cargo xtask crash --kind disk` runs more.
+const ROUNDS: u64 = 6;
+
+const CALLS: [Call; 6] = [
+    Call::Write,
+    Call::Sync,
+    Call::SyncFolder,
+    Call::Make,
+    Call::Allocate,
+    Call::Rename,
+];
+const PLACES: [&str; 4] = ["", "journal", "records", "cursors"];
+
+#[test]
+fn rounds() {
+    mounted_or_skip("rounds", |disk| {
+        let request = Request::new(ROUNDS);
+        let mut tally = Tally::new("disk", request);
+        for (number, rounds, mut random) in request.campaigns() {
+            let struck = disk.struck();
+            let mut campaign = Campaign::start(number, Some(disk.path()), &mut random);
+            for _ in 0..rounds {
+                campaign.work(Duration::from_millis(200), &mut random);
+                let trouble = trouble(disk, &mut random);
+                campaign.work(Duration::from_millis(400), &mut random);
+                disk.disarm();
+                disk.lift_limit();
+                campaign.must_be_alive(&trouble);
+                if random.random_bool(0.5) {
+                    campaign.recover();
+                    campaign.must_be_alive(&trouble);
+                }
+                match random.random_range(0..3) {
+                    0 => campaign.cut_all(disk, &mut random),
+                    1 => campaign.cut(disk, &mut random),
+                    _ => campaign.kill(&mut random),
+                }
+            }
+            campaign.recover();
+            let kills = campaign.kills;
+            tally.struck(disk.struck() - struck);
+            tally.add(rounds, kills, &campaign.finish());
+        }
+        tally.print();
+    });
+}
+
+/// Something goes wrong; what, in words.
+fn trouble(disk: &Disk, random: &mut StdRng) -> String {
+    if random.random_bool(0.3) {
+        let free = random.random_range(0..4 << 20);
+        disk.limit_free(free);
+        return format!("{free} bytes were left on the disk");
+    }
+    let call = CALLS[random.random_range(0..CALLS.len())];
+    let effect = match random.random_range(0..4) {
+        0 => Effect::Stall(Duration::from_millis(random.random_range(50..400))),
+        1 => Effect::Fail(libc::ENOSPC),
+        _ => Effect::Fail(libc::EIO),
+    };
+    let fault = Fault {
+        call,
+        within: PLACES[random.random_range(0..PLACES.len())],
+        after: random.random_range(0..20),
+        times: [1, 3, u64::MAX][random.random_range(0..3)],
+        effect,
+    };
+    let words = format!("{fault:?}");
+    disk.arm(fault);
+    words
+}
