@@ -1,6 +1,6 @@
 //! One data folder, the lives of the agent in it, and the producers that outlive them all.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::disk::cut::Survival;
 use super::ledger::{self, Verdict};
 use super::producer::Crowd;
 use crate::agent::config::{Config, Gate};
-use crate::agent::{Agent, Home};
+use crate::agent::{Agent, Home, wait_for};
 
 const PRODUCERS: usize = 3;
 /// The agent's port: the protocol's, below those that the kernel hands out by itself.
@@ -20,6 +20,8 @@ const PORT: u16 = 4600;
 /// How soon records must be acknowledged again once nothing is wrong any more. A segment that failed
 /// is followed by another after a second.
 const RECOVERY_MAX: Duration = Duration::from_secs(20);
+
+const PORT_FREE_MAX: Duration = Duration::from_secs(10);
 
 /// How the sink's files may be bounded: sealed many times in a life, a few times, never.
 const ROTATIONS: [&str; 3] = [
@@ -110,8 +112,7 @@ impl Campaign {
     fn end_life(&mut self) {
         let agent = self.agent.take().expect("between two calls one runs");
         agent.kill();
-        self.kills += 1;
-        self.look_at_files();
+        self.after_life();
     }
 
     fn end_life_with(&mut self, disk: &Disk, survival: Survival, random: &mut StdRng) {
@@ -122,8 +123,18 @@ impl Campaign {
         let ended = agent.end();
         assert_eq!(ended.signal, Some(libc::SIGKILL), "{}", ended.log);
         disk.cut(survival, random);
+        self.after_life();
+    }
+
+    fn after_life(&mut self) {
         self.kills += 1;
         self.look_at_files();
+        // The kernel takes the ring of a killed process apart in its own time, and the listening
+        // socket stands in it as long.
+        let address = &self.config.tcp_address;
+        wait_for("the killed agent's port is free", PORT_FREE_MAX, || {
+            TcpListener::bind(address).ok()
+        });
     }
 
     fn begin_life(&mut self) {
