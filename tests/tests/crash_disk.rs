@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use penstock_tests::crash::campaign::Campaign;
 use penstock_tests::crash::disk::Disk;
+use penstock_tests::crash::disk::cut::Survival;
 use penstock_tests::crash::disk::fault::{Call, Effect, Fault};
 use penstock_tests::crash::mounted_or_skip;
 use penstock_tests::crash::tally::{Request, Tally};
@@ -41,16 +42,16 @@ fn rounds() {
                 disk.lift_limit();
                 campaign.must_be_alive(&trouble);
                 if random.random_bool(0.5) {
-                    campaign.recover();
+                    campaign.progress();
                     campaign.must_be_alive(&trouble);
                 }
                 match random.random_range(0..3) {
-                    0 => campaign.cut_all(disk, &mut random),
+                    0 => campaign.cut_to(disk, Survival::NOTHING, &mut random),
                     1 => campaign.cut(disk, &mut random),
                     _ => campaign.kill(&mut random),
                 }
             }
-            campaign.recover();
+            campaign.progress();
             let kills = campaign.kills;
             tally.struck(disk.struck() - struck);
             tally.add(rounds, kills, &campaign.finish());

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use penstock_tests::crash::campaign::Campaign;
+use penstock_tests::crash::disk::cut::Survival;
 use penstock_tests::crash::disk::fault::{Call, Effect, Fault};
 use penstock_tests::crash::mounted_or_skip;
 use penstock_tests::crash::tally::{Request, Tally};
@@ -40,17 +41,63 @@ fn a_disk_that_lies_about_syncs_is_caught() {
     let lost = mounted_or_skip("a_disk_that_lies_about_syncs_is_caught", |disk| {
         let mut random = StdRng::seed_from_u64(1);
         let mut campaign = Campaign::start(0, Some(disk.path()), &mut random);
-        // The beginning was honest, so that the agent finds its folders.
-        disk.arm(Fault {
-            call: Call::Sync,
-            within: "journal",
-            after: 0,
-            times: u64::MAX,
-            effect: Effect::Lie,
-        });
-        std::thread::sleep(Duration::from_millis(300));
-        campaign.cut_all(disk, &mut random);
+        // The beginning was honest: the agent has its folders.
+        for call in [Call::Sync, Call::SyncFolder] {
+            disk.arm(Fault {
+                call,
+                within: "",
+                after: 0,
+                times: u64::MAX,
+                effect: Effect::Lie,
+            });
+        }
+        campaign.progress();
+        campaign.cut_to(disk, Survival::NOTHING, &mut random);
         campaign.finish().lost
     });
     assert!(lost != Some(0), "nothing was lost, and nothing was synced");
+}
+
+// Scenarios: what the rounds once found.
+
+/// The folders of the journal were made and the folders above them never synced: the first power cut
+/// took the shard's folder, with every synced segment in it.
+#[test]
+fn the_first_life_is_cut() {
+    mounted_or_skip("the_first_life_is_cut", |disk| {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut campaign = Campaign::start(0, Some(disk.path()), &mut random);
+        campaign.progress();
+        campaign.cut_to(disk, Survival::NOTHING, &mut random);
+        let verdict = campaign.finish();
+        assert!(verdict.is_at_least_once(), "{verdict}");
+    });
+}
+
+/// Segments were unlinked one after the other and nothing synced in between: a cut kept the later
+/// unlinking and lost the earlier, and recovery called the gap between them a damaged journal.
+#[test]
+fn a_segment_that_was_removed_does_not_come_back_beside_a_gap() {
+    let test = "a_segment_that_was_removed_does_not_come_back_beside_a_gap";
+    mounted_or_skip(test, |disk| {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut campaign = Campaign::start(0, Some(disk.path()), &mut random);
+        let pause = || std::thread::sleep(Duration::from_millis(60));
+        for _ in 0..2 {
+            // Each life begins a segment, and leaves it short.
+            for _ in 0..4 {
+                pause();
+                campaign.kill(&mut random);
+            }
+            // The sink commits at the latest after a second; then they all go.
+            std::thread::sleep(Duration::from_millis(1300));
+            let half = Survival {
+                names: 0.5,
+                ..Survival::NOTHING
+            };
+            campaign.cut_to(disk, half, &mut random);
+        }
+        let verdict = campaign.finish();
+        assert!(verdict.is_at_least_once(), "{verdict}");
+    });
 }

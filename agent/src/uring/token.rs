@@ -26,6 +26,8 @@ pub enum Token {
     Sync(u64),
     SegmentClose(u64),
     SegmentRemove(u64),
+    /// The sync that follows a removal.
+    RemovalSync(u64),
     Wake,
 }
 
@@ -49,6 +51,7 @@ impl Token {
             Self::SegmentClose(number) => (12, number),
             Self::SegmentRemove(number) => (13, number),
             Self::Wake => (14, 0),
+            Self::RemovalSync(number) => (15, number),
         };
         debug_assert!(subject < 1 << SUBJECT_BITS, "{self:?}");
         kind << SUBJECT_BITS | subject
@@ -71,6 +74,7 @@ impl Token {
             12 => Self::SegmentClose(subject),
             13 => Self::SegmentRemove(subject),
             14 => Self::Wake,
+            15 => Self::RemovalSync(subject),
             kind => panic!("a completion of kind {kind}, which the fence never submitted"),
         }
     }
@@ -111,6 +115,7 @@ mod tests {
             Token::Sync(1 << 40),
             Token::SegmentClose(5),
             Token::SegmentRemove(6),
+            Token::RemovalSync(7),
             Token::Wake,
         ];
         for token in tokens {

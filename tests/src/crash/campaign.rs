@@ -23,6 +23,9 @@ const RECOVERY_MAX: Duration = Duration::from_secs(20);
 
 const PORT_FREE_MAX: Duration = Duration::from_secs(10);
 
+/// What the log says where something is gone that was promised: never the result of a crash alone.
+const ALARMS: [&str; 3] = ["DAMAGED", "set aside", "panicked"];
+
 /// How the sink's files may be bounded: sealed many times in a life, a few times, never.
 const ROTATIONS: [&str; 3] = [
     "rotate = { size = \"64KiB\", age = \"5m\" }",
@@ -103,9 +106,9 @@ impl Campaign {
         self.begin_life();
     }
 
-    /// The power goes and nothing that was not synced survives.
-    pub fn cut_all(&mut self, disk: &Disk, random: &mut StdRng) {
-        self.end_life_with(disk, Survival::NOTHING, random);
+    /// The power goes, and of what was not synced this much survives.
+    pub fn cut_to(&mut self, disk: &Disk, survival: Survival, random: &mut StdRng) {
+        self.end_life_with(disk, survival, random);
         self.begin_life();
     }
 
@@ -148,15 +151,15 @@ impl Campaign {
         self.faults.extend(faults);
     }
 
-    /// Waits until records are acknowledged again, by the agent that runs: a trouble is over and
-    /// must not need a restart.
-    pub fn recover(&mut self) {
+    /// Waits until records were acknowledged by the agent that runs: a trouble that is over must not
+    /// need a restart.
+    pub fn progress(&mut self) {
         let before = self.crowd.settled();
         let deadline = Instant::now() + RECOVERY_MAX;
         // More than can have been on its way.
         while self.crowd.settled() < before + 1000 {
             if Instant::now() >= deadline {
-                let fault = format!("no records are acknowledged {RECOVERY_MAX:?} after a trouble");
+                let fault = format!("no records are acknowledged for {RECOVERY_MAX:?}");
                 self.faults.push(fault);
                 return;
             }
@@ -178,12 +181,14 @@ impl Campaign {
     pub fn finish(mut self) -> Verdict {
         let sent = self.crowd.finish();
         let agent = self.agent.take().expect("between two calls one runs");
-        let log = agent.stop();
+        agent.stop();
         let mut verdict = ledger::compare(self.number, &sent, &self.records);
         verdict.faults.append(&mut self.faults);
-        for words in ["DAMAGED", "set aside"] {
-            let found = log.lines().filter(|line| line.contains(words));
-            verdict.faults.extend(found.map(str::to_owned));
+        for log in self.home.logs() {
+            let alarms = log
+                .lines()
+                .filter(|line| ALARMS.iter().any(|words| line.contains(words)));
+            verdict.faults.extend(alarms.map(str::to_owned));
         }
         let _ = std::fs::remove_dir_all(self.records.parent().expect("within the data folder"));
         verdict
