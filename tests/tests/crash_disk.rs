@@ -76,7 +76,11 @@ fn trouble(disk: &Disk, random: &mut StdRng) -> String {
     let fault = Fault {
         call,
         within: PLACES[random.random_range(0..PLACES.len())],
-        after: random.random_range(0..20),
+        // Folders are synced, and files made, a few times a second.
+        after: match call {
+            Call::Write | Call::Sync => random.random_range(0..20),
+            _ => random.random_range(0..2),
+        },
         times: [1, 3, u64::MAX][random.random_range(0..3)],
         effect,
     };

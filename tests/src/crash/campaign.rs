@@ -1,7 +1,8 @@
 //! One data folder, the lives of the agent in it, and the producers that outlive them all.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -52,7 +53,7 @@ impl Campaign {
         let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
         let config = Config {
             shards: random.random_range(1..=2),
-            tcp_address: address(random).to_string(),
+            tcp_address: address().to_string(),
             data_dir: Some(data.clone()),
             more: ROTATIONS[random.random_range(0..ROTATIONS.len())],
             ..Config::new(Gate::UserSpace)
@@ -195,11 +196,12 @@ impl Campaign {
     }
 }
 
-/// An address of this host's loopback network that nobody else is likely to listen on. The port
-/// outlives the agent's lives, so it cannot be one that the kernel hands out: a connection that goes
-/// out meanwhile might be given it.
-fn address(random: &mut StdRng) -> SocketAddr {
-    let mut part = || random.random_range(1..=254);
-    let address = Ipv4Addr::new(127, part(), part(), part());
-    SocketAddr::new(IpAddr::V4(address), PORT)
+/// An address of this host's loopback network that is this campaign's alone. The port outlives the
+/// agent's lives, so it cannot be one that the kernel hands out: a connection that goes out meanwhile
+/// might be given it.
+fn address() -> SocketAddr {
+    static CAMPAIGNS: AtomicU32 = AtomicU32::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let own = CAMPAIGNS.fetch_add(1, Ordering::Relaxed) % 254 + 1;
+    SocketAddr::from(([127, high, low, own as u8], PORT))
 }

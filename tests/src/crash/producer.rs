@@ -65,7 +65,10 @@ pub fn parse(body: &str) -> Option<(u64, usize, u64)> {
     let campaign = numbers.next()?.parse().ok()?;
     let producer = numbers.next()?.parse().ok()?;
     let number = numbers.next()?.parse().ok()?;
-    numbers.next().is_none().then_some((campaign, producer, number))
+    numbers
+        .next()
+        .is_none()
+        .then_some((campaign, producer, number))
 }
 
 /// What became of one producer's records.

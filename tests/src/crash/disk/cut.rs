@@ -12,7 +12,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::image::{
-    Content, FileNode, FolderNode, Ino, Image, Kind, Names, Node, PAGE_LEN, Page, ROOT, SECTOR_LEN,
+    Content, FileNode, FolderNode, Image, Ino, Kind, Names, Node, PAGE_LEN, Page, ROOT, SECTOR_LEN,
 };
 
 /// How much of what was not synced survives, as shares from 0 to 1.

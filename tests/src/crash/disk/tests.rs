@@ -83,7 +83,10 @@ fn a_renaming_is_never_half_done() {
             ..Survival::NOTHING
         };
         image.cut(half, &mut random(seed));
-        match (read(&image, "old").as_deref(), read(&image, "new").as_deref()) {
+        match (
+            read(&image, "old").as_deref(),
+            read(&image, "new").as_deref(),
+        ) {
             (Some(b"1"), Some(b"2")) => outcomes[0] += 1,
             (Some(b"2"), None) => outcomes[1] += 1,
             other => panic!("seed {seed}: {other:?}"),
@@ -117,7 +120,10 @@ fn unsynced_pages_survive_one_by_one_and_torn() {
         }
     }
     assert_eq!(whole + lost + torn, 200);
-    assert!(whole > 60 && lost > 20 && torn > 20, "{whole} {lost} {torn}");
+    assert!(
+        whole > 60 && lost > 20 && torn > 20,
+        "{whole} {lost} {torn}"
+    );
 }
 
 #[test]
