@@ -9,6 +9,7 @@
 mod control;
 mod data;
 mod listen;
+mod recall;
 mod shards;
 mod status;
 

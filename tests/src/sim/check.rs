@@ -15,6 +15,7 @@ use super::book::{Book, FrameNo};
 use super::disk::{Disk, DiskImage};
 use super::frame::Fate;
 use super::network::Conn;
+use super::scenario::TCP;
 
 /// One segment, read as far as its bytes are whole.
 struct Walk {
@@ -229,6 +230,13 @@ impl DurableIndex {
                 "frame {:?} was acknowledged and is lost",
                 line.frame.key
             );
+            let deduplicated = line.listener == TCP && line.frame.key.0 != 0;
+            assert!(
+                stored <= 1 || !deduplicated,
+                "frame {:?} arrived {} times and is stored {stored} times",
+                line.frame.key,
+                line.arrived
+            );
             assert!(
                 stored <= line.arrived,
                 "frame {:?} arrived {} times and is stored {stored} times",
@@ -331,6 +339,14 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
                 assert!(
                     index.stored(number) > 0,
                     "frame {key:?} is acknowledged before it is durable"
+                );
+                line.acknowledged = true;
+            }
+            (Fate::Accepted, AckStatus::Duplicate) => {
+                assert_eq!(ack.reason, 0, "a reason for what is durable");
+                assert!(
+                    index.stored(number) > 0,
+                    "frame {key:?} is called a duplicate before it is durable"
                 );
                 line.acknowledged = true;
             }

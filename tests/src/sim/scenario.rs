@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use penstock::config::settings::Protocol;
+use penstock::config::settings::{Protocol, SyncMode};
+use penstock::journal::dedup::Recalled;
 use penstock::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use penstock::journal::recovery;
+use penstock::journal::recovery::windows::remember;
 use penstock::journal::writer::{JournalPlan, JournalStart};
 use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
@@ -32,6 +34,9 @@ pub const UDP: u16 = 1;
 
 /// Virtual time within which a life must come to its end once nothing goes wrong any more.
 const PATIENCE_NS: u64 = 120_000_000_000;
+/// More producers than any run has; and longer than any run.
+const PRODUCERS_MAX: usize = 16;
+const PRODUCER_EXPIRY: Duration = Duration::from_secs(3_600);
 /// Turns within which it must.
 const TURNS_MAX: u64 = 400_000;
 
@@ -62,6 +67,7 @@ pub struct Setup {
     pub segment_len: u64,
     pub size_max: u64,
     pub commit_interval: Duration,
+    pub commit_size: usize,
     pub connections_max: usize,
     /// The gate is the worker's.
     pub stand_in: bool,
@@ -87,6 +93,7 @@ impl Setup {
             segment_len: 512 << 10,
             size_max: 1 << 30,
             commit_interval: Duration::from_millis(1),
+            commit_size: 32 << 10,
             connections_max: 16,
             stand_in: false,
             sink: false,
@@ -109,6 +116,7 @@ impl Setup {
         }
         setup.commit_interval = Duration::from_micros(rng.between(0..=5_000));
         setup.stand_in = rng.chance(500);
+        setup.commit_size = rng.pick(&[1, 4 << 10, 32 << 10]);
         setup.connections_max = rng.size(2..=12);
         setup.sizes = Sizes {
             tcp_buffers: rng.pick(&[1, 2, 4, 16]),
@@ -267,7 +275,7 @@ impl Life {
 
     /// An agent starts on what is there.
     fn begin(setup: &Setup, rng: &mut Rng, remains: Remains, trace: Option<Trace>) -> Self {
-        let (image, start) = recover(&remains.disk, &remains.book);
+        let (image, start, recalled) = recover(&remains.disk, &remains.book);
         let position = start.position;
         assert!(
             position >= remains.committed,
@@ -328,6 +336,10 @@ impl Life {
             schemas: Schemas::default(),
             journal: JournalPlan {
                 commit_interval: setup.commit_interval,
+                commit_size: setup.commit_size,
+                sync: SyncMode::Always,
+                sync_interval: Duration::from_secs(1),
+                recalled,
                 segment_len: setup.segment_len,
                 size_max: setup.size_max,
                 start,
@@ -460,8 +472,10 @@ impl Life {
                 "datagrams that the gate of listener {listener} drops"
             );
             assert_eq!(counts.connections, 0, "connections of listener {listener}");
-            // For want of room, for a failed journal or at a stop a good frame may be refused.
+            // For want of room, for a failed journal or at a stop a good frame may be refused, and
+            // as it was taken before.
             let nobodys_fault = [
+                Reason::Duplicate,
                 Reason::Backpressure,
                 Reason::JournalFailed,
                 Reason::Stopping,
@@ -538,13 +552,14 @@ impl Life {
 
 /// Lets the real recovery look at an image, in a folder of real files; returns what it left and
 /// where the journal goes on. Nothing acknowledged may be missing then.
-fn recover(image: &DiskImage, book: &Book) -> (DiskImage, JournalStart) {
+fn recover(image: &DiskImage, book: &Book) -> (DiskImage, JournalStart, Recalled) {
+    let mut recalled = Recalled::nobody(PRODUCERS_MAX, PRODUCER_EXPIRY);
     if image.is_empty() {
         let start = JournalStart {
             segment: 1,
             ..JournalStart::default()
         };
-        return (DiskImage::new(), start);
+        return (DiskImage::new(), start, recalled);
     }
     // In memory where that can be had: recovery syncs, and nothing here needs a disk.
     let memory = Path::new("/dev/shm");
@@ -570,7 +585,12 @@ fn recover(image: &DiskImage, book: &Book) -> (DiskImage, JournalStart) {
         recovered.report.records, stored,
         "records that recovery says it keeps, and records that are there: {recovered:?}"
     );
-    (left, recovered.start)
+    let (memory, held_in) =
+        remember(folder.path(), &recovered.start).expect("memory of sound files");
+    // The simulation's clock begins anew with each life: nobody is ever old.
+    recalled.windows.restore(memory, 0);
+    recalled.held_in = held_in;
+    (left, recovered.start, recalled)
 }
 
 fn read_folder(folder: &Path) -> DiskImage {
@@ -620,7 +640,7 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
         outcome.digest = outcome.digest.rotate_left(7) ^ digest;
         if ends.peek().is_none() {
             // A last look, as a restart would have it.
-            let (image, start) = recover(&remains.disk, &remains.book);
+            let (image, start, _) = recover(&remains.disk, &remains.book);
             let mut index = DurableIndex::of_image(&image, &remains.book);
             index.inherit(&remains.index, start.position);
             assert!(
