@@ -2,7 +2,7 @@
 //! loses, and goes on by itself when the trouble is over. Each trouble is followed by a crash, so
 //! that what was acknowledged meanwhile must be on the disk.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_tests::crash::campaign::Campaign;
 use penstock_tests::crash::disk::Disk;
@@ -16,15 +16,23 @@ use rand::rngs::StdRng;
 /// What the test suite runs; `cargo xtask crash --kind disk` runs more.
 const ROUNDS: u64 = 6;
 
-const CALLS: [Call; 6] = [
-    Call::Write,
-    Call::Sync,
-    Call::SyncFolder,
-    Call::Make,
-    Call::Allocate,
-    Call::Rename,
+/// What the agent asks of its disk, and for which part of its data.
+const TARGETS: [(Call, &str); 11] = [
+    (Call::Write, "journal"),
+    (Call::Write, "records"),
+    (Call::Write, "cursors"),
+    (Call::Sync, "journal"),
+    (Call::Sync, "records"),
+    (Call::Sync, "cursors"),
+    (Call::SyncFolder, "journal"),
+    (Call::SyncFolder, "cursors"),
+    (Call::Make, "cursors"),
+    (Call::Allocate, "journal"),
+    (Call::Rename, "cursors"),
 ];
-const PLACES: [&str; 4] = ["", "journal", "records", "cursors"];
+/// How long a trouble is waited for, and how long it lasts then at the most.
+const STRIKE_MAX: Duration = Duration::from_millis(600);
+const LAST_MAX: Duration = Duration::from_millis(200);
 
 #[test]
 fn rounds() {
@@ -36,8 +44,13 @@ fn rounds() {
             let mut campaign = Campaign::start(number, Some(disk.path()), &mut random);
             for _ in 0..rounds {
                 campaign.work(Duration::from_millis(200), &mut random);
+                let before = disk.struck();
                 let trouble = trouble(disk, &mut random);
-                campaign.work(Duration::from_millis(400), &mut random);
+                let begun = Instant::now();
+                while disk.struck() == before && begun.elapsed() < STRIKE_MAX {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                campaign.work(LAST_MAX, &mut random);
                 disk.disarm();
                 disk.lift_limit();
                 campaign.must_be_alive(&trouble);
@@ -67,7 +80,7 @@ fn trouble(disk: &Disk, random: &mut StdRng) -> String {
         disk.limit_free(free);
         return format!("{free} bytes were left on the disk");
     }
-    let call = CALLS[random.random_range(0..CALLS.len())];
+    let (call, within) = TARGETS[random.random_range(0..TARGETS.len())];
     let effect = match random.random_range(0..4) {
         0 => Effect::Stall(Duration::from_millis(random.random_range(50..400))),
         1 => Effect::Fail(libc::ENOSPC),
@@ -75,10 +88,10 @@ fn trouble(disk: &Disk, random: &mut StdRng) -> String {
     };
     let fault = Fault {
         call,
-        within: PLACES[random.random_range(0..PLACES.len())],
-        // Folders are synced, and files made, a few times a second.
-        after: match call {
-            Call::Write | Call::Sync => random.random_range(0..20),
+        within,
+        // Of the others there are a few a second.
+        after: match (call, within) {
+            (Call::Write | Call::Sync, "journal") => random.random_range(0..20),
             _ => random.random_range(0..2),
         },
         times: [1, 3, u64::MAX][random.random_range(0..3)],

@@ -76,7 +76,7 @@ impl Tally {
         self.sum.lost += verdict.lost;
         self.sum.twice += verdict.twice;
         self.sum.strangers += verdict.strangers;
-        if !verdict.is_at_least_once() {
+        if !verdict.is_exactly_once() {
             self.print();
             panic!(
                 "PENSTOCK_CRASH_SEED={} (the order of events also depends on the timing): {verdict}",
