@@ -58,6 +58,37 @@ fn a_disk_that_lies_about_syncs_is_caught() {
     assert!(lost != Some(0), "nothing was lost, and nothing was synced");
 }
 
+/// The same with an agent that is told not to sync: it says so in its acknowledgements, a kill takes
+/// nothing, and a power cut does.
+#[test]
+fn without_syncs_a_power_cut_takes_what_was_acknowledged_as_written() {
+    let test = "without_syncs_a_power_cut_takes_what_was_acknowledged_as_written";
+    mounted_or_skip(test, |disk| {
+        let mut random = StdRng::seed_from_u64(1);
+        let run = |cut: bool, random: &mut StdRng| {
+            let journal = "sync = \"never\"";
+            let number = u64::from(cut);
+            let mut campaign = Campaign::start_with(number, Some(disk.path()), journal, random);
+            // The sink may have delivered and synced a part of it: never all, while more comes in.
+            campaign.progress();
+            match cut {
+                true => campaign.cut_to(disk, Survival::NOTHING, random),
+                false => campaign.kill(random),
+            }
+            campaign.finish()
+        };
+        let killed = run(false, &mut random);
+        assert!(killed.is_exactly_once(), "{killed}");
+        assert_eq!(killed.acknowledged, killed.only_written);
+        let cut = run(true, &mut random);
+        assert!(
+            cut.lost > 0,
+            "nothing was lost, and nothing was synced: {cut}"
+        );
+        assert_eq!(cut.acknowledged, cut.only_written);
+    });
+}
+
 // Scenarios: what the rounds once found.
 
 /// The folders of the journal were made and the folders above them never synced: the first power cut

@@ -47,14 +47,25 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Starts the agent with its data under `folder`, and the producers. `sync` is the journal's.
+    /// Starts the agent with its data under `folder`, and the producers.
     pub fn start(number: u64, folder: Option<&Path>, random: &mut StdRng) -> Self {
+        Self::start_with(number, folder, "", random)
+    }
+
+    /// The same with more lines for `[journal]`.
+    pub fn start_with(
+        number: u64,
+        folder: Option<&Path>,
+        journal: &'static str,
+        random: &mut StdRng,
+    ) -> Self {
         let home = Home::new();
         let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
         let config = Config {
             shards: random.random_range(1..=2),
             tcp_address: address().to_string(),
             data_dir: Some(data.clone()),
+            journal,
             more: ROTATIONS[random.random_range(0..ROTATIONS.len())],
             ..Config::new(Gate::UserSpace)
         };
@@ -185,6 +196,7 @@ impl Campaign {
         agent.stop();
         let mut verdict = ledger::compare(self.number, &sent, &self.records);
         verdict.faults.append(&mut self.faults);
+        verdict.setting = format!("{} shards, {}", self.config.shards, self.config.more);
         for log in self.home.logs() {
             let alarms = log
                 .lines()

@@ -15,6 +15,8 @@ const EXAMPLES: usize = 5;
 pub struct Verdict {
     /// Records acknowledged.
     pub acknowledged: u64,
+    /// Of those: as written and not synced.
+    pub only_written: u64,
     /// Acknowledged and not stored.
     pub lost: u64,
     /// Records that are stored more than once.
@@ -23,6 +25,8 @@ pub struct Verdict {
     pub strangers: u64,
     /// Whatever else should not be: refusals, files that cannot be read or are left open.
     pub faults: Vec<String>,
+    /// What the agent was told, for messages.
+    pub setting: String,
     /// Some of those that were lost, doubled or strange.
     examples: Vec<String>,
 }
@@ -50,8 +54,8 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             formatter,
-            "{} records acknowledged, {} lost, {} stored twice, {} strange",
-            self.acknowledged, self.lost, self.twice, self.strangers
+            "{} records acknowledged, {} lost, {} stored twice, {} strange ({})",
+            self.acknowledged, self.lost, self.twice, self.strangers, self.setting
         )?;
         for line in self.faults.iter().chain(&self.examples) {
             writeln!(formatter, "  {line}")?;
@@ -67,6 +71,7 @@ pub fn compare(campaign: u64, sent: &[Sent], records: &Path) -> Verdict {
     let mut counts: Vec<Vec<u32>> = Vec::new();
     for (producer, sent) in sent.iter().enumerate() {
         verdict.acknowledged += sent.report.acknowledged().records;
+        verdict.only_written += sent.report.written.records;
         let refused = sent.report.refused.iter().map(|(reason, _)| reason);
         let refused: Vec<&str> = refused.collect();
         if let Some(why) = &sent.gave_up {
