@@ -38,10 +38,12 @@ const LAST_MAX: Duration = Duration::from_millis(200);
 fn rounds() {
     mounted_or_skip("rounds", |disk| {
         let request = Request::new(ROUNDS);
+        let setting = request.setting();
         let mut tally = Tally::new("disk", request);
         for (number, rounds, mut random) in request.campaigns() {
             let struck = disk.struck();
-            let mut campaign = Campaign::start(number, Some(disk.path()), &mut random);
+            let mut campaign =
+                Campaign::start_with(number, Some(disk.path()), &setting, &mut random);
             for _ in 0..rounds {
                 campaign.work(Duration::from_millis(200), &mut random);
                 let before = disk.struck();

@@ -11,9 +11,10 @@ const ROUNDS: u64 = 10;
 #[test]
 fn rounds() {
     let request = Request::new(ROUNDS);
+    let setting = request.setting();
     let mut tally = Tally::new("kill", request);
     for (number, rounds, mut random) in request.campaigns() {
-        let mut campaign = Campaign::start(number, None, &mut random);
+        let mut campaign = Campaign::start_with(number, None, &setting, &mut random);
         for _ in 0..rounds {
             campaign.work(Duration::from_millis(400), &mut random);
             campaign.kill(&mut random);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use penstock_tests::crash::campaign::Campaign;
+use penstock_tests::crash::campaign::{Campaign, Setting};
 use penstock_tests::crash::disk::cut::Survival;
 use penstock_tests::crash::disk::fault::{Call, Effect, Fault};
 use penstock_tests::crash::mounted_or_skip;
@@ -19,9 +19,11 @@ const ROUNDS: u64 = 8;
 fn rounds() {
     mounted_or_skip("rounds", |disk| {
         let request = Request::new(ROUNDS);
+        let setting = request.setting();
         let mut tally = Tally::new("power", request);
         for (number, rounds, mut random) in request.campaigns() {
-            let mut campaign = Campaign::start(number, Some(disk.path()), &mut random);
+            let mut campaign =
+                Campaign::start_with(number, Some(disk.path()), &setting, &mut random);
             for _ in 0..rounds {
                 campaign.work(Duration::from_millis(400), &mut random);
                 campaign.cut(disk, &mut random);
@@ -66,9 +68,12 @@ fn without_syncs_a_power_cut_takes_what_was_acknowledged_as_written() {
     mounted_or_skip(test, |disk| {
         let mut random = StdRng::seed_from_u64(1);
         let run = |cut: bool, random: &mut StdRng| {
-            let journal = "sync = \"never\"";
+            let setting = Setting {
+                journal: "sync = \"never\"",
+                ..Setting::default()
+            };
             let number = u64::from(cut);
-            let mut campaign = Campaign::start_with(number, Some(disk.path()), journal, random);
+            let mut campaign = Campaign::start_with(number, Some(disk.path()), &setting, random);
             // The sink may have delivered and synced a part of it: never all, while more comes in.
             campaign.progress();
             match cut {

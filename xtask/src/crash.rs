@@ -19,6 +19,9 @@ pub struct Arguments {
     /// Seeds what is random in the tests; the timing is not theirs, so a run is never quite the same.
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
+    /// The agent's shards; without it each campaign of eight rounds takes one or two.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
+    shards: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -72,6 +75,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             .args(["--test", kind.test(), "rounds", "--", "--nocapture"])
             .env("PENSTOCK_CRASH_ROUNDS", arguments.rounds.to_string())
             .env("PENSTOCK_CRASH_SEED", seed.to_string());
+        if let Some(shards) = arguments.shards {
+            command.env("PENSTOCK_CRASH_SHARDS", shards.to_string());
+        }
         let mut summary = None;
         let status = process::stream_all(&mut command, |line| match sums(line) {
             Some(sums) => summary = Some(sums),

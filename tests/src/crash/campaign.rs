@@ -34,6 +34,15 @@ const ROTATIONS: [&str; 3] = [
     "rotate = { size = \"256MiB\", age = \"5m\" }",
 ];
 
+/// What a campaign asks of the agent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setting {
+    /// The campaign's own choice where there is none.
+    pub shards: Option<u16>,
+    /// More lines of `[journal]`.
+    pub journal: &'static str,
+}
+
 pub struct Campaign {
     number: u64,
     home: Home,
@@ -49,23 +58,24 @@ pub struct Campaign {
 impl Campaign {
     /// Starts the agent with its data under `folder`, and the producers.
     pub fn start(number: u64, folder: Option<&Path>, random: &mut StdRng) -> Self {
-        Self::start_with(number, folder, "", random)
+        Self::start_with(number, folder, &Setting::default(), random)
     }
 
-    /// The same with more lines for `[journal]`.
     pub fn start_with(
         number: u64,
         folder: Option<&Path>,
-        journal: &'static str,
+        setting: &Setting,
         random: &mut StdRng,
     ) -> Self {
         let home = Home::new();
         let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
+        let chosen = random.random_range(1..=2);
+        let shards = setting.shards.unwrap_or(chosen);
         let config = Config {
-            shards: random.random_range(1..=2),
+            shards,
             tcp_address: address().to_string(),
             data_dir: Some(data.clone()),
-            journal,
+            journal: setting.journal,
             more: ROTATIONS[random.random_range(0..ROTATIONS.len())],
             ..Config::new(Gate::UserSpace)
         };

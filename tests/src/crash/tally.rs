@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::campaign::Setting;
 use super::ledger::Verdict;
 
 /// Rounds of one campaign: then it is compared, and another one begun.
@@ -15,18 +16,28 @@ const ROUNDS_PER_CAMPAIGN: u64 = 8;
 pub struct Request {
     pub rounds: u64,
     pub seed: u64,
+    /// The agent's shards; each campaign's own choice where nothing is asked for.
+    pub shards: Option<u16>,
 }
 
 impl Request {
     /// `rounds` where nothing is asked for.
     pub fn new(rounds: u64) -> Self {
-        let asked = |name: &str| {
+        let asked = |name: &str| -> Option<u64> {
             let value = std::env::var(name).ok()?;
             Some(value.parse().unwrap_or_else(|_| panic!("{name}={value}")))
         };
         Self {
             rounds: asked("PENSTOCK_CRASH_ROUNDS").unwrap_or(rounds),
             seed: asked("PENSTOCK_CRASH_SEED").unwrap_or(1),
+            shards: asked("PENSTOCK_CRASH_SHARDS").map(|shards| shards as u16),
+        }
+    }
+
+    pub fn setting(self) -> Setting {
+        Setting {
+            shards: self.shards,
+            ..Setting::default()
         }
     }
 
