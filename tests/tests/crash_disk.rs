@@ -4,14 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_tests::crash::campaign::Campaign;
+use penstock_tests::agent::wait_for;
+use penstock_tests::crash::campaign::{Campaign, Setting};
 use penstock_tests::crash::disk::Disk;
 use penstock_tests::crash::disk::cut::Survival;
 use penstock_tests::crash::disk::fault::{Call, Effect, Fault};
 use penstock_tests::crash::mounted_or_skip;
 use penstock_tests::crash::tally::{Request, Tally};
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// What the test suite runs; `cargo xtask crash --kind disk` runs more.
 const ROUNDS: u64 = 6;
@@ -33,6 +34,8 @@ const TARGETS: [(Call, &str); 11] = [
 /// How long a trouble is waited for, and how long it lasts then at the most.
 const STRIKE_MAX: Duration = Duration::from_millis(600);
 const LAST_MAX: Duration = Duration::from_millis(200);
+/// How soon faults that are aimed at every commit of a sink strike.
+const STRIKES_MAX: Duration = Duration::from_secs(10);
 
 #[test]
 fn rounds() {
@@ -102,4 +105,40 @@ fn trouble(disk: &Disk, random: &mut StdRng) -> String {
     let words = format!("{fault:?}");
     disk.arm(fault);
     words
+}
+
+// Scenarios: what the rounds once found.
+
+/// The cursor was renamed and the sync of its folder failed; the sink started over, found the new
+/// cursor, believed it, and sealed the file that it spoke of. The power cut brought the old cursor
+/// back beside the sealed file, and its records were delivered again.
+#[test]
+fn a_cursor_whose_name_was_not_synced_is_not_believed() {
+    let test = "a_cursor_whose_name_was_not_synced_is_not_believed";
+    mounted_or_skip(test, |disk| {
+        let mut random = StdRng::seed_from_u64(1);
+        let setting = Setting {
+            shards: Some(1),
+            // Files are sealed at every commit.
+            rotation: Some(0),
+            ..Setting::default()
+        };
+        let mut campaign = Campaign::start_with(0, Some(disk.path()), &setting, &mut random);
+        campaign.progress();
+        let struck = disk.struck();
+        disk.arm(Fault {
+            call: Call::SyncFolder,
+            within: "cursors",
+            after: 0,
+            times: u64::MAX,
+            effect: Effect::Fail(libc::EIO),
+        });
+        // The first failure, and the sink's next try after a tenth of a second.
+        wait_for("two failures", STRIKES_MAX, || {
+            (disk.struck() >= struck + 2).then_some(())
+        });
+        campaign.cut_to(disk, Survival::NOTHING, &mut random);
+        let verdict = campaign.finish();
+        assert!(verdict.is_exactly_once(), "{verdict}");
+    });
 }

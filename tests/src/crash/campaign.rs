@@ -41,6 +41,8 @@ pub struct Setting {
     pub shards: Option<u16>,
     /// More lines of `[journal]`.
     pub journal: &'static str,
+    /// Which of `ROTATIONS`; the campaign's own choice where there is none.
+    pub rotation: Option<usize>,
 }
 
 pub struct Campaign {
@@ -69,14 +71,16 @@ impl Campaign {
     ) -> Self {
         let home = Home::new();
         let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
-        let chosen = random.random_range(1..=2);
-        let shards = setting.shards.unwrap_or(chosen);
+        let shards = random.random_range(1..=2);
+        let rotation = random.random_range(0..ROTATIONS.len());
+        let shards = setting.shards.unwrap_or(shards);
+        let rotation = setting.rotation.unwrap_or(rotation);
         let config = Config {
             shards,
             tcp_address: address().to_string(),
             data_dir: Some(data.clone()),
             journal: setting.journal,
-            more: ROTATIONS[random.random_range(0..ROTATIONS.len())],
+            more: ROTATIONS[rotation],
             ..Config::new(Gate::UserSpace)
         };
         let agent = home.start(&config);
