@@ -29,6 +29,7 @@ pub enum Token {
     /// The sync that follows a removal.
     RemovalSync(u64),
     Wake,
+    Peek(PeerId),
 }
 
 /// Segment numbers fit: at one segment a millisecond they last two million years.
@@ -51,7 +52,8 @@ impl Token {
             Self::SegmentClose(number) => (12, number),
             Self::SegmentRemove(number) => (13, number),
             Self::Wake => (14, 0),
-            Self::RemovalSync(number) => (15, number),
+            Self::Peek(peer) => (15, pack_peer(peer)),
+            Self::RemovalSync(number) => (16, number),
         };
         debug_assert!(subject < 1 << SUBJECT_BITS, "{self:?}");
         kind << SUBJECT_BITS | subject
@@ -74,7 +76,8 @@ impl Token {
             12 => Self::SegmentClose(subject),
             13 => Self::SegmentRemove(subject),
             14 => Self::Wake,
-            15 => Self::RemovalSync(subject),
+            15 => Self::Peek(unpack_peer(subject)),
+            16 => Self::RemovalSync(subject),
             kind => panic!("a completion of kind {kind}, which the fence never submitted"),
         }
     }
@@ -117,6 +120,7 @@ mod tests {
             Token::SegmentRemove(6),
             Token::RemovalSync(7),
             Token::Wake,
+            Token::Peek(peer),
         ];
         for token in tokens {
             assert_eq!(Token::unpack(token.pack()), token);

@@ -18,7 +18,7 @@ use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
 use penstock::limits::SEND_BUFFER_LEN;
 use penstock::shard::buffer::{BlockId, BlockPool};
 use penstock::shard::op::{
-    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, ListenerId, Now, Op, PeerId,
+    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, ListenerId, Now, Op, Peeked, PeerId,
     Received, SegmentFile, SendLease, Socket,
 };
 use penstock_proto::reason::Reason;
@@ -167,6 +167,7 @@ enum Event {
     AcceptCancel(u16, u64),
     Receive(ConnId),
     ReceiveCancel(ConnId, u64),
+    PeekCancel(ConnId),
     ReceiveFrom(u16),
     ReceiveFromCancel(u16, u64),
     Send(ConnId),
@@ -558,6 +559,19 @@ impl SimKernel {
                     self.agenda.after(delay, Event::ReceiveCancel(id, serial));
                 }
             }
+            Op::PeerPeek { peer, socket } => {
+                let id = self.conn_of(peer, socket);
+                self.conns[id].peeking = true;
+                self.touched.push(Touch::Conn(id));
+            }
+            Op::PeekCancel { peer } => {
+                if let Some(id) = self.conn_of_peer(peer)
+                    && self.conns[id].peeking
+                {
+                    let delay = self.network_delay();
+                    self.agenda.after(delay, Event::PeekCancel(id));
+                }
+            }
             Op::ReceiveFrom { listener, .. } => {
                 let serial = self.next_multishot();
                 let socket = self.datagrams.get_mut(&listener.0).expect("a UDP listener");
@@ -728,7 +742,11 @@ impl SimKernel {
     fn poke_conn(&mut self, id: ConnId) {
         let delay = self.network_delay();
         let conn = &mut self.conns[id];
-        if conn.armed.is_some() && !conn.due && conn.is_readable() {
+        let readable = match conn.peeking {
+            true => conn.queued() >= FRAME_HEADER_LEN || conn.fin || conn.reset || conn.shut,
+            false => conn.armed.is_some() && conn.is_readable(),
+        };
+        if readable && !conn.due {
             conn.due = true;
             self.agenda.after(delay, Event::Receive(id));
         }
@@ -752,7 +770,9 @@ impl SimKernel {
     // Events.
 
     fn complete(&mut self, completion: Completion) {
-        if let Completion::Received { peer, .. } | Completion::AckSent { peer, .. } = &completion
+        if let Completion::Received { peer, .. }
+        | Completion::PeerPeeked { peer, .. }
+        | Completion::AckSent { peer, .. } = &completion
             && let Some(id) = self.conn_of_peer(*peer)
         {
             self.conns[id].unreaped += 1;
@@ -776,6 +796,12 @@ impl SimKernel {
                 }
             }
             Event::Receive(id) => self.on_receive(id),
+            Event::PeekCancel(id) => {
+                if std::mem::replace(&mut self.conns[id].peeking, false) {
+                    self.note("peek cancelled", &[id as u64]);
+                    self.end_peek(id, Err(ECANCELED));
+                }
+            }
             Event::ReceiveCancel(id, serial) => {
                 if self.conns[id].armed == Some(serial) {
                     self.note("receive cancelled", &[id as u64]);
@@ -943,9 +969,34 @@ impl SimKernel {
         });
     }
 
+    fn end_peek(&mut self, id: ConnId, result: Result<Peeked, Errno>) {
+        let peer = self.conns[id].peer.expect("a peek names its peer");
+        self.complete(Completion::PeerPeeked { peer, result });
+    }
+
+    /// The first bytes, which stay where they are.
+    fn on_peek(&mut self, id: ConnId) {
+        let conn = &mut self.conns[id];
+        conn.peeking = false;
+        let result = match conn.reset {
+            true => Err(Errno(libc::ECONNRESET)),
+            false => {
+                let mut head = [0; FRAME_HEADER_LEN];
+                let len = conn.queued().min(FRAME_HEADER_LEN);
+                head[..len].copy_from_slice(&conn.sent[conn.taken..][..len]);
+                Ok(Peeked { head, len })
+            }
+        };
+        self.note("peeked", &[id as u64]);
+        self.end_peek(id, result);
+    }
+
     fn on_receive(&mut self, id: ConnId) {
         let conn = &mut self.conns[id];
         conn.due = false;
+        if conn.peeking {
+            return self.on_peek(id);
+        }
         if conn.armed.is_none() {
             return;
         }
@@ -1250,6 +1301,11 @@ impl SimKernel {
                     Err(_) => self.arrive_end(id),
                 }
             }
+            Completion::PeerPeeked { peer, .. } => {
+                let id = self.conn_of_peer(*peer).expect("a peek on an open socket");
+                self.conns[id].unreaped -= 1;
+                self.conns[id].multishot = false;
+            }
             Completion::AckSent { peer, .. } => {
                 let id = self.conn_of_peer(*peer).expect("a send on an open socket");
                 self.conns[id].unreaped -= 1;
@@ -1367,7 +1423,7 @@ impl Kernel for SimKernel {
                 assert!(!socket.multishot, "{listener:?} receives already");
                 socket.multishot = true;
             }
-            Op::Receive { peer, socket } => {
+            Op::Receive { peer, socket } | Op::PeerPeek { peer, socket } => {
                 let &id = self
                     .sockets
                     .get(&socket.0)
@@ -1386,7 +1442,7 @@ impl Kernel for SimKernel {
                 assert!(!conn.multishot, "{peer:?} receives already");
                 conn.multishot = true;
             }
-            Op::ReceiveCancel { peer } => {
+            Op::ReceiveCancel { peer } | Op::PeekCancel { peer } => {
                 if let Some(id) = self.conn_of_peer(*peer) {
                     self.conns[id].leaving = true;
                 }

@@ -17,6 +17,7 @@ use penstock::journal::recovery::windows::remember;
 use penstock::journal::writer::{JournalPlan, JournalStart};
 use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
+use penstock::shard::handover::Handover;
 use penstock::shard::worker::{ListenerPlan, Plan, Turn, Worker};
 use penstock_proto::reason::Reason;
 
@@ -69,6 +70,8 @@ pub struct Setup {
     pub commit_interval: Duration,
     pub commit_size: usize,
     pub connections_max: usize,
+    /// The worker looks at each connection's first header, as where there are several shards.
+    pub peek: bool,
     /// The gate is the worker's.
     pub stand_in: bool,
     /// A sink follows and lets segments go.
@@ -95,6 +98,7 @@ impl Setup {
             commit_interval: Duration::from_millis(1),
             commit_size: 32 << 10,
             connections_max: 16,
+            peek: false,
             stand_in: false,
             sink: false,
             producers: Vec::new(),
@@ -116,6 +120,7 @@ impl Setup {
         }
         setup.commit_interval = Duration::from_micros(rng.between(0..=5_000));
         setup.stand_in = rng.chance(500);
+        setup.peek = rng.chance(500);
         setup.commit_size = rng.pick(&[1, 4 << 10, 32 << 10]);
         setup.connections_max = rng.size(2..=12);
         setup.sizes = Sizes {
@@ -347,6 +352,7 @@ impl Life {
                 marks: Arc::clone(&marks),
                 disk_low: Arc::new(AtomicBool::new(false)),
             },
+            handover: setup.peek.then(|| Handover::for_shards(1).remove(0)),
             connections_max: setup.connections_max,
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,

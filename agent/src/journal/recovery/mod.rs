@@ -18,6 +18,7 @@
 //! What is kept is synced before anyone is told of it.
 
 mod decide;
+pub mod retire;
 mod scan;
 pub mod windows;
 

@@ -4,6 +4,7 @@
 //! ```text
 //! turn:  submit and wait ─▶ one handler per completion ─▶ tick ─▶ re-arm, acknowledge, publish
 //!
+//! handover     a connection goes to the shard that owns its producer
 //! receive      a connection arrives, bytes arrive, frames are taken or wait for the journal
 //! acknowledge  the journal made them durable, whoever waits is told
 //! close        a connection goes
@@ -12,6 +13,7 @@
 
 mod acknowledge;
 mod close;
+mod handover;
 mod plan;
 mod receive;
 mod stop;
@@ -25,6 +27,7 @@ use crate::decode::Decoder;
 use crate::journal::writer::Writer;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters};
+use crate::shard::handover::Handover;
 use crate::shard::intake::Intake;
 use crate::shard::op::{Completion, Errno, Group, Kernel, Now, PeerId};
 use crate::shard::peer::PeerTable;
@@ -69,6 +72,7 @@ pub struct Worker<K> {
     gaps: SequenceGaps,
     intake: Intake,
     waiting: WaitingList,
+    handover: Option<Handover>,
 
     /// Receives that wait for the journal, in the order in which they came.
     held: VecDeque<Held>,
@@ -125,6 +129,7 @@ impl<K: Kernel> Worker<K> {
                 counters,
             },
             waiting: WaitingList::default(),
+            handover: plan.handover,
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             touched: Vec::with_capacity(plan.connections_max),
@@ -164,6 +169,7 @@ impl<K: Kernel> Worker<K> {
             self.handle(completion);
             self.push_journal_ops();
         }
+        self.take_mail();
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
@@ -191,6 +197,7 @@ impl<K: Kernel> Worker<K> {
             } => {
                 self.on_accepted(listener, result, more);
             }
+            Completion::PeerPeeked { peer, result } => self.on_peer_peeked(peer, result),
             Completion::Received { peer, result, more } => self.on_received(peer, result, more),
             Completion::ReceivedFrom {
                 listener,
