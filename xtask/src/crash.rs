@@ -19,7 +19,7 @@ pub struct Arguments {
     /// Seeds what is random in the tests; the timing is not theirs, so a run is never quite the same.
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// The agent's shards; without it each campaign of eight rounds takes one or two.
+    /// The agent's shards; without it one to three, and now and then another number than before.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
     shards: Option<u16>,
 }

@@ -1,6 +1,7 @@
 //! One data folder, the lives of the agent in it, and the producers that outlive them all.
 
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::agent::config::{Config, Gate};
 use crate::agent::{Agent, Home, wait_for};
 
 const PRODUCERS: usize = 3;
+const SHARDS: RangeInclusive<u16> = 1..=3;
 /// The agent's port: the protocol's, below those that the kernel hands out by itself.
 const PORT: u16 = 4600;
 /// How soon records must be acknowledged again once nothing is wrong any more. A segment that failed
@@ -50,6 +52,8 @@ pub struct Campaign {
     home: Home,
     config: Config,
     records: PathBuf,
+    /// Another number of shards may come with a life.
+    reshards: bool,
     agent: Option<Agent>,
     crowd: Crowd,
     /// What was wrong on the way.
@@ -71,13 +75,15 @@ impl Campaign {
     ) -> Self {
         let home = Home::new();
         let data = folder.map_or(home.data(), |folder| folder.join(format!("data-{number}")));
-        let shards = random.random_range(1..=2);
+        let shards = random.random_range(SHARDS);
         let rotation = random.random_range(0..ROTATIONS.len());
         let shards = setting.shards.unwrap_or(shards);
         let rotation = setting.rotation.unwrap_or(rotation);
         let config = Config {
             shards,
             tcp_address: address().to_string(),
+            // Room for the segments of so many shards.
+            journal_max_size: "128MiB",
             data_dir: Some(data.clone()),
             journal: setting.journal,
             more: ROTATIONS[rotation],
@@ -91,6 +97,7 @@ impl Campaign {
             home,
             config,
             records: data.join("records"),
+            reshards: setting.shards.is_none(),
             agent: Some(agent),
             crowd,
             faults: Vec::new(),
@@ -112,11 +119,13 @@ impl Campaign {
     pub fn kill(&mut self, random: &mut StdRng) {
         self.end_life();
         while random.random_bool(0.25) {
+            self.choose_shards(random);
             let agent = self.home.launch(&self.config);
             self.agent = Some(agent);
             self.work(Duration::from_millis(150), random);
             self.end_life();
         }
+        self.choose_shards(random);
         self.begin_life();
     }
 
@@ -124,11 +133,13 @@ impl Campaign {
     pub fn cut(&mut self, disk: &Disk, random: &mut StdRng) {
         self.end_life_with(disk, Survival::random(random), random);
         while random.random_bool(0.25) {
+            self.choose_shards(random);
             let agent = self.home.launch(&self.config);
             self.agent = Some(agent);
             self.work(Duration::from_millis(150), random);
             self.end_life_with(disk, Survival::random(random), random);
         }
+        self.choose_shards(random);
         self.begin_life();
     }
 
@@ -164,6 +175,13 @@ impl Campaign {
         wait_for("the killed agent's port is free", PORT_FREE_MAX, || {
             TcpListener::bind(address).ok()
         });
+    }
+
+    /// One life in five has another number of shards than the one before.
+    fn choose_shards(&mut self, random: &mut StdRng) {
+        if self.reshards && random.random_bool(0.2) {
+            self.config.shards = random.random_range(SHARDS);
+        }
     }
 
     fn begin_life(&mut self) {
@@ -210,7 +228,10 @@ impl Campaign {
         agent.stop();
         let mut verdict = ledger::compare(self.number, &sent, &self.records);
         verdict.faults.append(&mut self.faults);
-        verdict.setting = format!("{} shards, {}", self.config.shards, self.config.more);
+        verdict.setting = format!(
+            "{} shards at last, {}",
+            self.config.shards, self.config.more
+        );
         for log in self.home.logs() {
             let alarms = log
                 .lines()
