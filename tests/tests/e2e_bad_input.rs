@@ -294,9 +294,11 @@ fn lost_framing_ends_one_connection_only() {
     for (at, Bad { reason, bytes }) in cases.iter().enumerate() {
         let sequence = at as u64 + 1;
         let mut connection = Connection::open(agent.tcp());
-        connection.send(&line_frame(PRODUCER, 1, &format!("before {at}")));
+        // One of its own: another connection's frame 1 would be a conflict.
+        let producer = PRODUCER + sequence;
+        connection.send(&line_frame(producer, 1, &format!("before {at}")));
         connection.send(bytes);
-        connection.send(&line_frame(PRODUCER, 3, "behind"));
+        connection.send(&line_frame(producer, 3, "behind"));
         let mut acks: Vec<Ack> = Vec::new();
         // The end, or a reset: what stood behind the fault was not read.
         while let Ok(Some(ack)) = connection.next_ack() {
@@ -314,7 +316,7 @@ fn lost_framing_ends_one_connection_only() {
         let durable = Ack {
             status: AckStatus::Durable,
             reason: 0,
-            producer: PRODUCER,
+            producer,
             sequence: 1,
             count: 1,
             ..lost

@@ -141,6 +141,14 @@ fn the_answers() {
                 ..ack(AckStatus::TryLater, 6, 3)
             },
         ),
+        ("duplicate", ack(AckStatus::Duplicate, 1, 1)),
+        (
+            "conflict",
+            Ack {
+                reason: Reason::SequenceConflict as u8,
+                ..ack(AckStatus::Refused, 2, 1)
+            },
+        ),
         (
             "framing-lost",
             Ack {
@@ -174,7 +182,7 @@ fn every_reason_stands_in_the_table_with_its_number() {
 #[test]
 fn every_reason_of_the_checks_exists() {
     let rows = table(&["step", "fault", "reason", "then"]);
-    assert_eq!(rows.len(), 16);
+    assert_eq!(rows.len(), 17);
     for label in rows.iter().flat_map(|row| row[2].split(", ")) {
         let known = Reason::ALL
             .iter()

@@ -11,6 +11,9 @@ use crate::journal::dedup::{Recalled, StartBarrier, Windows, owner};
 use crate::journal::recovery::windows::{Memory, merge};
 use crate::journal::writer::JournalStart;
 use crate::limits;
+use crate::sink::file::CURSORS_FOLDER;
+use crate::sink::file::cursor::CursorFile;
+use crate::sink::file::disk::RealDisk;
 
 /// What the journals leave to this life.
 pub struct Inheritance {
@@ -27,8 +30,9 @@ pub fn recall(data: &DataFolder, settings: &Settings, shards: u16) -> Result<Inh
     let mut starts = Vec::new();
     let mut is_moved = false;
     for shard in 0..shards {
-        let start = data.recover(shard)?.start;
+        let mut start = data.recover(shard)?.start;
         let (memory, held_in) = data.remember(shard, &start)?;
+        go_on_behind_cursors(data, settings, shard, &mut start);
         is_moved |= memory.keys().any(|id| owner(*id, shards) != shard);
         memories.push(memory);
         starts.push((start, held_in));
@@ -72,6 +76,36 @@ pub fn recall(data: &DataFolder, settings: &Settings, shards: u16) -> Result<Inh
         left_behind,
         barrier,
     })
+}
+
+/// A sink may have delivered what a power loss then took from the journal, where `journal.sync` is
+/// "never". Were its positions given out again, the sink would step over what is new.
+fn go_on_behind_cursors(
+    data: &DataFolder,
+    settings: &Settings,
+    shard: u16,
+    start: &mut JournalStart,
+) {
+    for sink in &settings.sinks {
+        let folder = data.path().join(CURSORS_FOLDER);
+        // A cursor that cannot be read is the sink's to report.
+        let saved = CursorFile::new(folder, &sink.name, shard).load(&mut RealDisk);
+        let Ok(Some(saved)) = saved else {
+            continue;
+        };
+        let cursor = saved.cursor;
+        if cursor.position > start.position {
+            tracing::error!(
+                shard,
+                sink = %sink.name,
+                journal_ends = start.position,
+                delivered_until = cursor.position,
+                "the journal has lost what this sink has delivered; it goes on behind that",
+            );
+            start.position = cursor.position;
+            start.records = start.records.max(cursor.records);
+        }
+    }
 }
 
 /// All memories as one, by owner.
