@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod allocation;
+pub mod crash;
 pub mod interop;
 pub mod mount;
 pub mod netns;

@@ -184,7 +184,8 @@ pub enum Op {
         number: u64,
         file: SegmentFile,
     },
-    /// Unlink the segment's file.
+    /// Unlink the segment's file, and sync the folder: the completion says that it will not come
+    /// back.
     SegmentRemove {
         number: u64,
     },

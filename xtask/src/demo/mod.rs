@@ -30,6 +30,7 @@ use crate::workspace;
 
 mod account;
 mod agent;
+mod crash;
 mod files;
 mod http;
 mod lane;
@@ -128,6 +129,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         bail!("{} sums do not agree", differences.len());
     }
     println!("Every record accounted for.\n");
+
+    crash::act(&binary, &folder.join("crash"), &python)?;
     files::how_to_open(&python, &binary, &records, &stored);
     Ok(())
 }

@@ -146,7 +146,7 @@ impl CursorFile {
         &self.path
     }
 
-    /// `None` where there is none yet.
+    /// `None` where there is none yet. Durable when it returns.
     pub fn load(&self, disk: &mut impl Disk) -> Result<Option<SavedCursor>, SinkError> {
         self.load_as(disk, SavedCursor::from_text)
     }
@@ -162,6 +162,10 @@ impl CursorFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &self.path)(error)),
         };
+        // Its name may be one that a sync of the folder failed on: what follows from the cursor must
+        // not become durable before it.
+        disk.sync_folder(&self.folder)
+            .map_err(failed("sync folder", &self.folder))?;
         match from_text(&text) {
             Ok(saved) => Ok(Some(saved)),
             Err(what) => Err(SinkError::CursorDamaged {
