@@ -4,6 +4,7 @@
 //! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files.
 //! A sink knows the journal's reader and nothing of sockets.
 
+pub mod clock;
 pub mod file;
 pub mod run;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use penstock_proto::reason::Reason;
 use crate::journal::format::FormatFault;
 pub use crate::journal::reader::BlockView as Block;
 use crate::journal::reader::ReadError;
+use crate::sink::clock::Clock;
 
 /// How far a sink has come: a position in a shard's journal, always a block's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +60,11 @@ pub trait Sink {
 
     /// Commits, and closes the output so that it is complete as it stands.
     fn seal(&mut self) -> Result<Cursor, SinkError>;
+
+    /// The clock that the loop goes by.
+    fn clock(&self) -> Clock {
+        Clock::host()
+    }
 }
 
 /// What became of one block.
@@ -222,8 +229,7 @@ impl StopDeadline {
         self.0.get().copied()
     }
 
-    pub fn has_passed(&self) -> bool {
-        self.get()
-            .is_some_and(|deadline| Instant::now() >= deadline)
+    pub fn has_passed(&self, now: Instant) -> bool {
+        self.get().is_some_and(|deadline| now >= deadline)
     }
 }
