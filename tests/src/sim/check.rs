@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use penstock::journal::format::{
-    BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_number,
+    BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_file_name, segment_number,
 };
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
@@ -14,6 +14,7 @@ use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
 use super::book::{Book, FrameNo};
 use super::disk::{Disk, DiskImage};
 use super::frame::Fate;
+use super::kernel::{Port, Struck};
 use super::network::Conn;
 
 /// One segment, read as far as its bytes are whole.
@@ -151,7 +152,7 @@ impl DurableIndex {
     /// The segments that a recovery keeps, oldest first, each with the position where it ends for
     /// its successor. It starts from the newest and follows the predecessors back (what lies
     /// between in number was given up), and then goes forth as far as each segment is whole.
-    fn chain(&self) -> Vec<(u64, u64)> {
+    pub fn chain(&self) -> Vec<(u64, u64)> {
         let mut numbers = Vec::new();
         let mut next = self.walks.keys().next_back().copied();
         while let Some(number) = next {
@@ -188,7 +189,7 @@ impl DurableIndex {
         self.stored_in(&chain, frame)
     }
 
-    fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
+    pub fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
         let places = self.places.get(&frame).map_or(&[][..], Vec::as_slice);
         let here = places
             .iter()
@@ -218,24 +219,18 @@ impl DurableIndex {
             .collect()
     }
 
-    /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than
-    /// it arrived.
-    pub fn check_book(&self, book: &Book) {
+    /// The last block that a recovery keeps: its file, and where it begins there.
+    pub fn last_block(&self) -> Option<(String, usize)> {
         let chain = self.chain();
-        for (number, line) in book.lines().iter().enumerate() {
-            let stored = self.stored_in(&chain, number);
-            assert!(
-                stored > 0 || !line.acknowledged,
-                "frame {:?} was acknowledged and is lost",
-                line.frame.key
-            );
-            assert!(
-                stored <= line.arrived,
-                "frame {:?} arrived {} times and is stored {stored} times",
-                line.frame.key,
-                line.arrived
-            );
-        }
+        let walks = chain.iter().rev().map(|(number, _)| &self.walks[number]);
+        let (number, base, position) = walks
+            .filter_map(|walk| {
+                let (position, _) = walk.found.last()?;
+                Some((walk.header.number, walk.header.base, *position))
+            })
+            .next()?;
+        let offset = SEGMENT_HEADER_LEN as u64 + (position - base);
+        Some((segment_file_name(number), offset as usize))
     }
 
     /// Records stored where a recovery finds them, delivered ones included.
@@ -249,6 +244,36 @@ impl DurableIndex {
             })
             .sum()
     }
+}
+
+/// After the end of a life: nothing acknowledged is missing from the journals, nothing is stored more
+/// often than it arrived.
+pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, book: &Book) {
+    let journals: Vec<_> = indices
+        .into_iter()
+        .map(|index| (index, index.chain()))
+        .collect();
+    for (number, line) in book.lines().iter().enumerate() {
+        let each = journals.iter();
+        let stored: u32 = each
+            .map(|(index, chain)| index.stored_in(chain, number))
+            .sum();
+        assert!(
+            stored > 0 || !line.acknowledged,
+            "frame {:?} was acknowledged and is lost",
+            line.frame.key
+        );
+        assert!(
+            stored <= line.arrived,
+            "frame {:?} arrived {} times and is stored {stored} times",
+            line.frame.key,
+            line.arrived
+        );
+    }
+}
+
+pub fn check_book(ports: &[Port], book: &Book) {
+    check_indices(ports.iter().map(|port| &port.index), book);
 }
 
 /// The frames of a block, or `None` where it is not whole. An intact entry that nobody sent, or
@@ -292,17 +317,28 @@ fn frames_of_block(block: &[u8], header: &BlockHeader, book: &Book) -> Option<Ve
 
 /// Looks at the acknowledgements that a worker has begun to send on a connection since the last
 /// look. Frames that they settle are taken off `conn.waiting`.
-pub fn check_answers(conn: &mut Conn, book: &mut Book, index: &DurableIndex) {
+pub fn check_answers(
+    conn: &mut Conn,
+    book: &mut Book,
+    stored: &impl Fn(FrameNo) -> u32,
+    struck: &mut Struck,
+) {
     while conn.answers.len() - conn.answers_checked >= ACK_LEN {
         let bytes = conn.answers[conn.answers_checked..].first_chunk::<ACK_LEN>();
         let ack = Ack::read(bytes.expect("a whole one is there"))
             .unwrap_or_else(|| panic!("what is sent is no acknowledgement: {bytes:?}"));
         conn.answers_checked += ACK_LEN;
-        check_answer(conn, book, index, &ack);
+        check_answer(conn, book, stored, struck, &ack);
     }
 }
 
-fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ack) {
+fn check_answer(
+    conn: &mut Conn,
+    book: &mut Book,
+    stored: &impl Fn(FrameNo) -> u32,
+    struck: &mut Struck,
+    ack: &Ack,
+) {
     if (ack.producer, ack.sequence) == (0, 0) {
         assert_eq!(
             ack.status,
@@ -329,7 +365,7 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
             (Fate::Accepted, AckStatus::Durable) => {
                 assert_eq!(ack.reason, 0, "a reason for what is durable");
                 assert!(
-                    index.stored(number) > 0,
+                    stored(number) > 0,
                     "frame {key:?} is acknowledged before it is durable"
                 );
                 line.acknowledged = true;
@@ -344,6 +380,7 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
                     ),
                     "good frame {key:?} is refused: {ack:?} {reason:?}"
                 );
+                struck.backpressure += u64::from(ack.status == AckStatus::TryLater);
             }
             (Fate::Refused(reason) | Fate::FramingLost(reason), AckStatus::Refused) => {
                 assert_eq!(
