@@ -209,10 +209,11 @@ fn a_failed_sync_ends_the_segment_where_it_was_durable() {
     assert!(life.counters().journal_lost_records.iter().sum::<u64>() > 0);
     life.until_settled();
     life.stop();
-    let disk = &life.world().ports[0].disk;
+    let world = life.world();
+    let disk = &world.ports[0].disk;
     let header = SegmentHeader::read(disk.durable_bytes(2).expect("a second segment")).unwrap();
     assert_eq!((header.base, header.predecessor), (durable, 1));
-    let book = &life.world().book;
+    let book = &world.book;
     assert!(
         book.lines().iter().all(|line| line.acknowledged),
         "all were sent again"

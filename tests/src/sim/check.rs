@@ -96,13 +96,13 @@ impl DurableIndex {
         }
     }
 
-    /// A segment is removed on purpose: nothing that was acknowledged may be in it alone, unless
-    /// every sink has committed it.
-    pub fn remove(&mut self, number: u64, committed: u64, book: &Book) {
+    /// A segment is removed on purpose. Returns its frames: what was acknowledged of them must be
+    /// stored elsewhere, or every sink has committed it.
+    pub fn remove(&mut self, number: u64, committed: u64) -> Vec<FrameNo> {
         let Some(walk) = self.walks.remove(&number) else {
-            return;
+            return Vec::new();
         };
-        let chain = self.chain();
+        let mut removed = Vec::with_capacity(walk.found.len());
         let later = self.walks.range(number..);
         let end = later
             .map(|(_, later)| later.header.base)
@@ -119,14 +119,9 @@ impl DurableIndex {
             if position < end.min(committed) {
                 self.delivered.entry(frame).or_default().push(number);
             }
-            let line = book.line(frame);
-            assert!(
-                !line.acknowledged || self.stored_in(&chain, frame) > 0,
-                "segment {number} is removed, and with it frame {:?} at {position}, which was \
-                 acknowledged; sinks have only {committed}",
-                line.frame.key
-            );
+            removed.push(frame);
         }
+        removed
     }
 
     /// Takes over what an earlier life's index had delivered; `position` is where this life starts.
@@ -190,9 +185,15 @@ impl DurableIndex {
     }
 
     pub fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
+        self.stored_before(chain, frame, u64::MAX)
+    }
+
+    /// The same, of what stands before a position.
+    pub fn stored_before(&self, chain: &[(u64, u64)], frame: FrameNo, limit: u64) -> u32 {
         let places = self.places.get(&frame).map_or(&[][..], Vec::as_slice);
         let here = places
             .iter()
+            .filter(|(_, position)| *position < limit)
             .filter(|(segment, position)| {
                 chain
                     .iter()

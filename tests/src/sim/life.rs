@@ -441,6 +441,14 @@ impl Life {
                 "sinks take for ever to deliver what is left"
             );
         }
+        let world = self.world.borrow();
+        for shard in &self.shards {
+            let (committed, durable) = (world.ports[shard.at].committed(), shard.marks.durable());
+            assert!(
+                committed == durable || self.deadline.get().is_some(),
+                "sinks have ended at {committed} of {durable}"
+            );
+        }
     }
 
     /// So many turns.

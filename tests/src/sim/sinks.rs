@@ -8,18 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock::config::settings::{Compression, FileFormat, SinkKind, SinkSettings};
-use penstock::journal::feed::{Fed, FeedReceiver, SinkMark};
+use penstock::journal::feed::{Fed, FeedReceiver};
 use penstock::schema::table::Schemas;
 use penstock::sink::file::FileSink;
 use penstock::sink::file::container::{ContainerReader, Next};
-use penstock::sink::file::disk::Disk as _;
 use penstock::sink::run::{Loop, SinkPlan, Step};
 use penstock::sink::{ErrorReason, SinkError, SinkStats, StopDeadline};
 
 use super::book::{Book, FrameNo};
 use super::check::DurableIndex;
 use super::files::{Files, is_output};
-use super::kernel::Struck;
 use super::rng::Rng;
 use super::setup::Setup;
 
@@ -34,7 +32,6 @@ pub fn sink_name(index: usize) -> String {
 pub struct FileActor {
     shard: usize,
     cycle: Loop<FileSink<Files>>,
-    mark: Arc<SinkMark>,
     stats: Arc<SinkStats>,
     files: Files,
     /// When it wants its next step.
@@ -75,7 +72,6 @@ impl FileActor {
             &schemas,
             Arc::clone(&stats),
         );
-        let mark = Arc::clone(&feed.mark);
         let plan = SinkPlan {
             settings,
             shard: shard as u16,
@@ -89,7 +85,6 @@ impl FileActor {
         Self {
             shard,
             cycle: Loop::new(sink.expect("an encoder"), folder.to_owned(), plan),
-            mark,
             stats,
             files: files.clone(),
             wake_ns: 0,
@@ -100,7 +95,6 @@ impl FileActor {
     /// One step of the loop, and when it wants the next.
     pub fn step(&mut self, now_ns: u64, rng: &mut Rng) {
         self.files.tell_time();
-        let before = self.mark.committed();
         let pause = match self.cycle.step(Duration::ZERO) {
             Step::GoOn => Duration::from_micros(if rng.chance(100) {
                 rng.between(1_000..=100_000)
@@ -119,7 +113,6 @@ impl FileActor {
             Step::End(Err(error)) => panic!("sink of shard {} ends with: {error}", self.shard),
         };
         self.wake_ns = now_ns.saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
-        let _ = before;
         self.check();
     }
 
@@ -176,10 +169,6 @@ impl ModelSink {
             self.feed.mark.commit(durable, records);
         }
     }
-
-    pub fn committed(&self) -> u64 {
-        self.feed.mark.committed()
-    }
 }
 
 /// How often each record of each frame stands in the files of one sink, and nothing else does.
@@ -233,13 +222,7 @@ fn frame_of(body: &str, book: &Book) -> Option<(FrameNo, usize)> {
 }
 
 /// At the end of a run: each sink's files hold each record as often as the journals did.
-pub fn check_delivered(
-    files: &Files,
-    sinks: usize,
-    book: &Book,
-    stored: impl Fn(FrameNo) -> u32,
-    struck: &Struck,
-) {
+pub fn check_delivered(files: &Files, sinks: usize, book: &Book, stored: impl Fn(FrameNo) -> u32) {
     for sink in 0..sinks {
         let delivered = delivered(files, sink, book);
         for (number, line) in book.lines().iter().enumerate() {
@@ -251,7 +234,7 @@ pub fn check_delivered(
             assert!(
                 never || found == expected,
                 "frame {:?} is {journalled} times in the journals, and its records are {found:?} \
-                 times in the files of sink {sink}; {struck:?}",
+                 times in the files of sink {sink}",
                 line.frame.key
             );
         }
@@ -265,7 +248,4 @@ pub fn check_delivered(
     for (path, _) in files.contents() {
         assert!(!aside(&path), "{} was set aside", path.display());
     }
-    let mut files = files.clone();
-    let listed = files.list(&Path::new(DATA_DIR).join(penstock::sink::file::CURSORS_FOLDER));
-    assert!(listed.is_ok());
 }

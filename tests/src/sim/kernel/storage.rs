@@ -200,12 +200,21 @@ impl World {
     pub(super) fn on_segment_remove(&mut self, at: usize, number: u64) {
         let port = &mut self.ports[at];
         let committed = port.committed();
-        port.index.remove(number, committed, &self.book);
+        let frames = port.index.remove(number, committed);
         let result = port.disk.remove(number);
         if let (Some(mirror), Ok(())) = (&mut port.mirror, result) {
             mirror.remove(number);
         }
         self.struck.segments_removed += u64::from(result.is_ok());
+        for frame in frames {
+            let line = self.book.line(frame);
+            assert!(
+                !line.acknowledged || self.stored(frame) > 0,
+                "segment {number} is removed, and with it frame {:?}, which was acknowledged; \
+                 sinks have only {committed}",
+                line.frame.key
+            );
+        }
         self.note(
             "segment removed",
             &[at as u64, number, u64::from(result.is_ok())],
