@@ -16,7 +16,7 @@ use penstock_tests::sim::life::Life;
 use penstock_tests::sim::network::Packet;
 use penstock_tests::sim::producer::{ProducerPlan, SenderPlan};
 use penstock_tests::sim::rng::Rng;
-use penstock_tests::sim::scenario::{Outcome, run, try_run};
+use penstock_tests::sim::scenario::{Outcome, finish, run, try_run};
 use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 
 /// Seeds of an ordinary test run: about ten seconds on two busy cores.
@@ -505,6 +505,31 @@ fn a_power_cut_at_any_turn_loses_nothing_acknowledged() {
         setup.lives = vec![End::PowerLossAfter(turns), End::Settled];
         let outcome = run(&setup, None);
         assert_eq!((outcome.lives, outcome.acknowledged), (2, 400));
+    }
+}
+
+/// Found by seed 2954: a cursor was renamed, its folder's sync failed, and the sink then read the
+/// cursor back and sealed the file that it named. The power went, the cursor's old name came back,
+/// and the records were delivered once more beside the sealed file.
+#[test]
+fn a_cursor_whose_name_is_not_synced_is_not_believed() {
+    for seed in 0..20 {
+        let mut setup = Setup::calm(seed);
+        setup.producers.push(ProducerPlan::plain(TCP, ID, 60));
+        setup.file_sinks = 1;
+        setup.rotate_size = 2 << 10;
+        setup.lives = vec![End::PowerLossAfter(0), End::Settled];
+        // The first sync is that of the first cursor, before anything is delivered.
+        setup.mishaps = vec![Mishap::CursorFolderSyncFails { nth: 1 }];
+        let mut life = Life::first(&setup, None);
+        life.until("a file is sealed", |life| {
+            life.world().struck.files_sealed > 0
+        });
+        let images = life.end(true);
+        life.restart(&images);
+        life.until_settled();
+        life.stop();
+        assert_eq!(finish(life).acknowledged, 60);
     }
 }
 

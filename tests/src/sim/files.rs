@@ -17,7 +17,7 @@ use penstock::sink::file::disk::{Disk, Listed};
 
 use super::clock::START_UNIX_NS;
 use super::disk::tear;
-use super::kernel::{Lie, Struck, World};
+use super::kernel::{Lie, Mishap, Struck, World};
 use super::rng::Rng;
 
 /// A change of a file's bytes that no sync covers.
@@ -36,6 +36,7 @@ struct Inode {
 }
 
 /// A change of names that no sync of its folder covers.
+#[derive(Debug)]
 enum Naming {
     Link(PathBuf, usize),
     Rename(PathBuf, PathBuf),
@@ -71,6 +72,7 @@ struct Inner {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     pending: Vec<Naming>,
+    cursor_folder_syncs: u64,
 }
 
 /// The files of one agent's sinks; clones show the same ones.
@@ -101,6 +103,11 @@ impl Files {
     /// Brings the sinks' clock to the world's time.
     pub fn tell_time(&self) {
         self.clock.set(self.world.borrow().now_ns());
+    }
+
+    /// A line of the trace.
+    pub fn tell(&self, text: &str) {
+        self.world.borrow_mut().tell(text);
     }
 
     pub fn time(&self) -> &Clock {
@@ -184,7 +191,22 @@ impl Files {
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn cursor_folder_mishap(&self) -> bool {
+        let nth = self.inner.borrow().cursor_folder_syncs;
+        self.inner().cursor_folder_syncs += 1;
+        let matches = |mishap: &Mishap| *mishap == Mishap::CursorFolderSyncFails { nth };
+        self.world.borrow_mut().mishap(matches).is_some()
+    }
+
+    fn note(&self, what: &str, file: &OpenFile, len: usize, ok: bool) {
+        let numbers = [file.inode, file.offset, len, usize::from(ok)];
+        self.world
+            .borrow_mut()
+            .note(what, &numbers.map(|number| number as u64));
+    }
+
     fn name(&self, naming: Naming) {
+        self.world.borrow_mut().tell(&format!("name {naming:?}"));
         let mut inner = self.inner();
         naming.apply(&mut inner.names);
         inner.pending.push(naming);
@@ -229,11 +251,14 @@ impl Disk for Files {
         );
         file.bytes.truncate(len);
         file.pending.push(Change::Cut(len));
-        Ok(OpenFile {
+        drop(inner);
+        let file = OpenFile {
             inode,
             offset: len,
             is_output: is_output(path),
-        })
+        };
+        self.note("file cut", &file, len, true);
+        Ok(file)
     }
 
     fn read(&mut self, path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
@@ -246,6 +271,7 @@ impl Disk for Files {
     fn write(&mut self, file: &mut OpenFile, bytes: &[u8]) -> io::Result<()> {
         let per_mille = self.world.borrow().faults.file_write_error;
         let outcome = self.fails(per_mille, true);
+        self.note("file write", file, bytes.len(), outcome.is_ok());
         let written = match &outcome {
             Ok(()) => bytes.len(),
             // Some of it may have gone in before.
@@ -274,6 +300,7 @@ impl Disk for Files {
         }
         let per_mille = self.world.borrow().faults.file_sync_error;
         let outcome = self.fails(per_mille, false);
+        self.note("file sync", file, 0, outcome.is_ok());
         let mut inner = self.inner();
         let inode = &mut inner.inodes[file.inode];
         let mut world = self.world.borrow_mut();
@@ -296,6 +323,10 @@ impl Disk for Files {
     }
 
     fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
+        let of_cursors = folder.ends_with(penstock::sink::file::CURSORS_FOLDER);
+        if of_cursors && self.cursor_folder_mishap() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         self.name_error(false)?;
         let mut inner = self.inner();
         let inner = &mut *inner;

@@ -51,17 +51,21 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
             }
         };
         outcome.add(&life);
-        let images = life.end(power_lost);
-        if number + 1 < setup.lives.len() {
-            life.restart(&images);
-            continue;
+        if number + 1 == setup.lives.len() {
+            outcome.close(&mut life);
+            break;
         }
-        // A last look, as a restart would have it.
-        life.drop_agent();
-        let indices = life.last_look(&images);
-        check::check_indices(&indices, &life.world().book);
-        outcome.close(&life, &indices);
+        let images = life.end(power_lost);
+        life.restart(&images);
     }
+    outcome
+}
+
+/// The end of a life that has settled and stopped, and is a run's last: what came of it all?
+pub fn finish(mut life: Life) -> Outcome {
+    let mut outcome = Outcome::default();
+    outcome.add(&life);
+    outcome.close(&mut life);
     outcome
 }
 
@@ -74,7 +78,12 @@ impl Outcome {
         self.lost_records += lost.sum::<u64>();
     }
 
-    fn close(&mut self, life: &Life, indices: &[DurableIndex]) {
+    /// A last look, as a restart after a power cut would have it.
+    fn close(&mut self, life: &mut Life) {
+        let images = life.end(true);
+        life.drop_agent();
+        let indices = &life.last_look(&images);
+        check::check_indices(indices, &life.world().book);
         let chains: Vec<_> = indices.iter().map(DurableIndex::chain).collect();
         let stored = |number| {
             let each = indices.iter().zip(&chains);

@@ -101,7 +101,10 @@ impl FileActor {
             } else {
                 rng.between(10..=2_000)
             }),
-            Step::Failed { pause, .. } => pause,
+            Step::Failed { pause, error } => {
+                self.files.tell(&format!("sink fails: {error}"));
+                pause
+            }
             Step::End(Ok(())) => {
                 self.ended = true;
                 Duration::MAX

@@ -135,13 +135,17 @@ impl CursorFile {
         &self.path
     }
 
-    /// `None` where there is none yet.
+    /// `None` where there is none yet. Durable when it returns.
     pub fn load(&self, disk: &mut impl Disk) -> Result<Option<SavedCursor>, SinkError> {
         let text = match disk.read(&self.path, TEXT_LEN_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &self.path)(error)),
         };
+        // Its name may be one that a sync of the folder failed on: what follows from the cursor must
+        // not become durable before it.
+        disk.sync_folder(&self.folder)
+            .map_err(failed("sync folder", &self.folder))?;
         match SavedCursor::from_text(&text) {
             Ok(saved) => Ok(Some(saved)),
             Err(what) => Err(SinkError::CursorDamaged {

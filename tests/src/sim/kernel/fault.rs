@@ -136,6 +136,10 @@ pub enum Mishap {
         nth: u64,
         errno: i32,
     },
+    /// The nth sync of the folder of cursors fails.
+    CursorFolderSyncFails {
+        nth: u64,
+    },
 }
 
 /// What a kernel (or, seen from the disk, a broken agent) does wrong on purpose, to prove that the

@@ -346,7 +346,8 @@ impl World {
         self.rng.size(range)
     }
 
-    pub(super) fn note(&mut self, what: &str, numbers: &[u64]) {
+    /// Remembers what happened, for the digest and the trace.
+    pub fn note(&mut self, what: &str, numbers: &[u64]) {
         for byte in what.bytes().map(u64::from).chain(numbers.iter().copied()) {
             self.digest = (self.digest ^ byte).wrapping_mul(0x0100_0000_01b3);
         }
@@ -434,7 +435,7 @@ impl World {
     }
 
     /// Takes the mishap that `matches`, if there is one.
-    pub(super) fn mishap(&mut self, matches: impl Fn(&Mishap) -> bool) -> Option<Mishap> {
+    pub fn mishap(&mut self, matches: impl Fn(&Mishap) -> bool) -> Option<Mishap> {
         let at = self.mishaps.iter().position(matches)?;
         Some(self.mishaps.swap_remove(at))
     }
