@@ -25,11 +25,17 @@ impl<'a> Frame<'a> {
         &self.bytes[FRAME_HEADER_LEN..]
     }
 
+    /// Whether the payload is what the header says was sent.
+    pub fn check_payload(&self) -> Result<(), Reason> {
+        match crc32c(self.payload()) == self.header.payload_crc {
+            true => Ok(()),
+            false => Err(Reason::PayloadChecksum),
+        }
+    }
+
     /// The payload as decoders take it, where its checksum is right and its encoding is known.
     pub fn checked_payload(&self) -> Result<Payload<'a>, Reason> {
-        if crc32c(self.payload()) != self.header.payload_crc {
-            return Err(Reason::PayloadChecksum);
-        }
+        self.check_payload()?;
         Payload::of(&self.header, &self.bytes[FRAME_HEADER_LEN..])
     }
 }

@@ -2,6 +2,7 @@
 
 use agent_common::frame::{FRAME_HEADER_LEN, UDP_PAYLOAD_LEN_MAX};
 
+use crate::journal::dedup::snapshot::{PART_HEADER_LEN, PRODUCER_LEN_MAX};
 use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
@@ -34,6 +35,28 @@ pub const fn segment_len(size_max: u64) -> u64 {
         SEGMENT_LEN_MAX
     } else {
         wanted
+    }
+}
+
+/// Producers that a shard remembers at the most: as many as it has connections, each of which speaks
+/// for one.
+pub const PRODUCERS_MAX: usize = CONNECTIONS_MAX;
+/// What one costs in memory: its window of 1,024 checksums and a bit for each, its id, its times,
+/// and its place in an index of twice as many places.
+pub const PRODUCER_MEMORY: usize = 4352;
+
+/// The producers of a shard with segments of this length: so many that a snapshot of all of them,
+/// each with a full window, fills a quarter of a segment at the most.
+pub const fn producers_max(segment_len: u64) -> usize {
+    const HEADERS: usize = BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + PART_HEADER_LEN;
+    const PER_BLOCK: usize = (JOURNAL_BLOCK_LEN - HEADERS) / PRODUCER_LEN_MAX;
+    let pages = (segment_len / 4 / BLOCK_ALIGN as u64) as usize * BLOCK_ALIGN;
+    let rest = (pages % JOURNAL_BLOCK_LEN).saturating_sub(HEADERS) / PRODUCER_LEN_MAX;
+    let all = pages / JOURNAL_BLOCK_LEN * PER_BLOCK + rest;
+    if all < PRODUCERS_MAX {
+        all
+    } else {
+        PRODUCERS_MAX
     }
 }
 
@@ -97,8 +120,9 @@ pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
     + SEND_BUFFERS * SEND_BUFFER_LEN
     + CARRY_BYTES_MAX) as u64
     + SHARD_TABLES_MEMORY;
-/// Allowance for what a shard keeps beside its pools.
-pub const SHARD_TABLES_MEMORY: u64 = 8 << 20;
+/// What a shard keeps beside its pools: the dedup windows, 17 MiB, and an allowance for connections,
+/// waiting acknowledgements and counters.
+pub const SHARD_TABLES_MEMORY: u64 = (PRODUCERS_MAX * PRODUCER_MEMORY) as u64 + (8 << 20);
 /// Memory of one sink on one shard: a block read from disk, the same records encoded, and an
 /// allowance for the compressor's window and the decoder's scratch.
 pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
@@ -125,6 +149,9 @@ const _: () = {
     // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
     assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
+    // The shortest segment still lets a shard serve a few hundred producers.
+    assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
+    assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);

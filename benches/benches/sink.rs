@@ -156,6 +156,7 @@ fn journal_block() -> (Vec<u8>, BlockHeader) {
             listener: 0,
             keep_sixteenths: 16,
             peer: Some(SocketAddr::from(([192, 0, 2, 7], 5140))),
+            deduplicated: false,
         };
         envelope.write(frame.len(), &mut head);
         block.extend_from_slice(&head);

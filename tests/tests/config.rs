@@ -39,7 +39,10 @@ fn builtin() -> Settings {
             max_size: 8 * GIB,
             min_free: MinFree::Percent(10.0),
             sync: SyncMode::Always,
+            sync_interval: Duration::from_secs(1),
             commit_interval: Duration::from_millis(5),
+            commit_size: MIB,
+            producer_expiry: Duration::from_secs(3_600),
         },
         listeners: vec![
             listener("udp", Protocol::Udp, Some(16 * MIB)),
@@ -274,10 +277,28 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"90%\"",
         ),
         (
-            "[journal]\nsync = \"interval\"",
-            "2:8",
-            "not in this version",
-            "\"always\"",
+            "[journal]\nsync = \"always\"\nsync_interval = \"2s\"",
+            "3:1",
+            "journal.sync_interval has no meaning",
+            "sync = \"interval\"",
+        ),
+        (
+            "[journal]\nsync = \"interval\"\nsync_interval = \"2m\"",
+            "3:17",
+            "2m is out of range",
+            "\"1m\"",
+        ),
+        (
+            "[journal]\ncommit_size = \"2MiB\"",
+            "2:15",
+            "2MiB is out of range",
+            "\"1MiB\"",
+        ),
+        (
+            "[journal]\nproducer_expiry = \"1s\"",
+            "2:19",
+            "1s is out of range",
+            "\"1m\"",
         ),
         (
             "[journal]\nsync = \"alway\"",
@@ -512,10 +533,11 @@ fn listeners_and_names_have_their_bounds() {
 #[test]
 fn memory_is_what_the_pools_add_up_to() {
     // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
-    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables; a sink 2 blocks and
-    // 4 MiB; the process 16 MiB.
+    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables and 4,096 producers
+    // of 4,352 bytes; a sink 2 blocks and 4 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
-    let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB;
+    let windows = 4096 * 4352;
+    let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB + windows;
     let sink = 2 * block + 4 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);
     assert_eq!(

@@ -67,6 +67,7 @@ fn protobuf(observed: u64, listener: u16, peer: Option<&str>, records: Vec<LogRe
             listener,
             keep_sixteenths: 16,
             peer: peer.map(|peer| peer.parse::<SocketAddr>().expect("an address")),
+            deduplicated: false,
         },
         encoding: Encoding::Protobuf,
         payload: batch.encode_to_vec(),

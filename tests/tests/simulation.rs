@@ -173,13 +173,14 @@ fn a_peer_lost_between_write_and_sync() {
         life.world().conn(0).answers.is_empty(),
         "nobody is there to be answered"
     );
-    // The producer comes back, sends again and is answered: stored twice, as nothing was said of
-    // the first time and this agent knows no duplicates.
+    // The producer comes back, sends again and is answered: it was taken before, and is stored once.
     life.until_settled();
     life.stop();
     let kernel = life.world();
     assert!(kernel.book.line(0).acknowledged);
-    assert_eq!(kernel.ports[0].index.stored(0), 2);
+    assert_eq!(kernel.ports[0].index.stored(0), 1);
+    let refused = life.counters().listeners[usize::from(TCP)].refused_frames;
+    assert_eq!(refused[Reason::Duplicate.index()], 1);
     let closed = life.counters().listeners[usize::from(TCP)].connections_closed;
     assert_eq!(closed[CloseReason::PeerError as usize], 1);
 }

@@ -90,15 +90,44 @@ pub const JOURNAL_MIN_FREE: Key<MinFree> = Key {
 pub const JOURNAL_SYNC: Key<SyncMode> = Key {
     path: "journal.sync",
     default: Some("always"),
-    parse: |leaf| word(leaf, &SYNC_WORDS, &["interval", "never"]),
+    parse: |leaf| word(leaf, &SYNC_WORDS, &[]),
     show: |sync| show_word(sync, &SYNC_WORDS),
 };
-const SYNC_WORDS: [(&str, SyncMode); 1] = [("always", SyncMode::Always)];
+const SYNC_WORDS: [(&str, SyncMode); 3] = [
+    ("always", SyncMode::Always),
+    ("interval", SyncMode::Interval),
+    ("never", SyncMode::Never),
+];
+
+/// A mistake where `journal.sync` is not "interval".
+pub const JOURNAL_SYNC_INTERVAL: Key<Duration> = Key {
+    path: "journal.sync_interval",
+    default: Some("1s"),
+    parse: |leaf| time(leaf, Duration::from_millis(1), Duration::from_secs(60)),
+    show: show_time,
+};
 
 pub const JOURNAL_COMMIT_INTERVAL: Key<Duration> = Key {
     path: "journal.commit_interval",
     default: Some("5ms"),
     parse: |leaf| time(leaf, Duration::ZERO, Duration::from_secs(1)),
+    show: show_time,
+};
+
+/// A whole block is a little longer: what is in it when it is full.
+pub const JOURNAL_COMMIT_SIZE: Key<u64> = Key {
+    path: "journal.commit_size",
+    default: Some("1MiB"),
+    parse: |leaf| size(leaf, 4 << 10, 1 << 20),
+    show: show_size,
+};
+
+/// At the least longer than the longest wait of a client that retries (PROTOCOL.md: 10 s and half
+/// of what it was told); in practice longer than an outage.
+pub const JOURNAL_PRODUCER_EXPIRY: Key<Duration> = Key {
+    path: "journal.producer_expiry",
+    default: Some("1h"),
+    parse: |leaf| time(leaf, Duration::from_secs(60), DAYS_3650),
     show: show_time,
 };
 
@@ -203,7 +232,10 @@ pub const KNOWN: &[&str] = &[
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,
     JOURNAL_SYNC.path,
+    JOURNAL_SYNC_INTERVAL.path,
     JOURNAL_COMMIT_INTERVAL.path,
+    JOURNAL_COMMIT_SIZE.path,
+    JOURNAL_PRODUCER_EXPIRY.path,
     LISTENER_ADDRESS.path,
     LISTENER_RECEIVE_BUFFER.path,
     GATE_MODE.path,

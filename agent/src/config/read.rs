@@ -9,7 +9,7 @@ use super::key::{self, Key, nearest};
 use super::mistake::Mistakes;
 use super::settings::{
     AdminSettings, FileFormat, GateSettings, JournalSettings, ListenerSettings, Protocol, Settings,
-    Shards, SinkKind, SinkSettings,
+    Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
 use crate::limits::{
@@ -73,7 +73,10 @@ impl Reader {
                 max_size: self.value(&key::JOURNAL_MAX_SIZE, ""),
                 min_free: self.value(&key::JOURNAL_MIN_FREE, ""),
                 sync: self.value(&key::JOURNAL_SYNC, ""),
+                sync_interval: self.value(&key::JOURNAL_SYNC_INTERVAL, ""),
                 commit_interval: self.value(&key::JOURNAL_COMMIT_INTERVAL, ""),
+                commit_size: self.value(&key::JOURNAL_COMMIT_SIZE, ""),
+                producer_expiry: self.value(&key::JOURNAL_PRODUCER_EXPIRY, ""),
             },
             gate: GateSettings {
                 mode: self.value(&key::GATE_MODE, ""),
@@ -216,6 +219,14 @@ impl Reader {
             return;
         }
         self.addresses(settings);
+        let interval = key::JOURNAL_SYNC_INTERVAL.path;
+        if settings.journal.sync != SyncMode::Interval && self.document.leaf(interval).is_some() {
+            self.contradiction(
+                &[interval, key::JOURNAL_SYNC.path],
+                format!("{interval} has no meaning where journal.sync is not \"interval\""),
+                "write sync = \"interval\", or leave it out".into(),
+            );
+        }
         self.capacity(settings);
         for sink in &settings.sinks {
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);

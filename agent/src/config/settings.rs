@@ -57,8 +57,14 @@ pub struct JournalSettings {
     /// What must stay free on the file system.
     pub min_free: MinFree,
     pub sync: SyncMode,
+    /// The longest time between a write and its sync, where `sync` is `Interval`.
+    pub sync_interval: Duration,
     /// The longest time a record waits for others before its block is written.
     pub commit_interval: Duration,
+    /// A block that holds this many bytes is written at once.
+    pub commit_size: u64,
+    /// Producers that have sent nothing for this long may be forgotten.
+    pub producer_expiry: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +78,10 @@ pub enum MinFree {
 pub enum SyncMode {
     /// An acknowledgement follows the fdatasync.
     Always,
+    /// It follows the write; syncs come at an interval.
+    Interval,
+    /// It follows the write; nothing is synced before a restart.
+    Never,
 }
 
 #[derive(Clone, Debug, PartialEq)]

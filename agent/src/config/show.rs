@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::key::{self, Key};
-use super::settings::Settings;
+use super::settings::{Settings, SyncMode};
 
 /// Every value in force, as a configuration file.
 pub fn show(settings: &Settings) -> String {
@@ -18,11 +18,18 @@ pub fn show(settings: &Settings) -> String {
     line(&mut out, &key::JOURNAL_MAX_SIZE, &journal.max_size);
     line(&mut out, &key::JOURNAL_MIN_FREE, &journal.min_free);
     line(&mut out, &key::JOURNAL_SYNC, &journal.sync);
+    if journal.sync == SyncMode::Interval {
+        let interval = &journal.sync_interval;
+        line(&mut out, &key::JOURNAL_SYNC_INTERVAL, interval);
+    }
     line(
         &mut out,
         &key::JOURNAL_COMMIT_INTERVAL,
         &journal.commit_interval,
     );
+    line(&mut out, &key::JOURNAL_COMMIT_SIZE, &journal.commit_size);
+    let expiry = &journal.producer_expiry;
+    line(&mut out, &key::JOURNAL_PRODUCER_EXPIRY, expiry);
     for listener in &settings.listeners {
         put(&mut out, format_args!("\n[listeners.{}]\n", listener.name));
         let address = (listener.protocol, listener.address);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use crate::config::settings::{MinFree, Settings};
 use crate::config::{self, Loaded};
 use crate::daemon::data::{DataFolder, disk_space};
 use crate::daemon::listen;
+use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
 use crate::daemon::status::{Shared, SinkView};
 use crate::exit::{Exit, Failure};
@@ -161,10 +162,14 @@ impl Agent {
         let admin_address = admin
             .local_addr()
             .map_err(|error| Failure::io("look up the admin address", &error))?;
-        let mut starts = Vec::new();
-        for shard in 0..shard_count {
-            starts.push(data.recover(shard)?.start);
-        }
+        let size_max = settings.journal.max_size / u64::from(shard_count);
+        let inherited = recall(
+            &data,
+            shard_count,
+            limits::producers_max(limits::segment_len(size_max)),
+            settings.journal.producer_expiry,
+            unix_ns_now(),
+        )?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -183,7 +188,7 @@ impl Agent {
         let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
-        for (shard, start) in (0..).zip(starts) {
+        for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
             let feeds = sinks.start(shard, &shard_marks)?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
@@ -192,15 +197,27 @@ impl Agent {
                 shard,
                 shards: shard_count,
                 folder: data.shard_folder(shard),
-                journal: journal_plan(settings, shard_count, start, feeds, &shard_marks, &disk_low),
+                journal: JournalPlan {
+                    commit_interval: settings.journal.commit_interval,
+                    commit_size: settings.journal.commit_size as usize,
+                    sync: settings.journal.sync,
+                    sync_interval: settings.journal.sync_interval,
+                    segment_len: limits::segment_len(size_max),
+                    size_max,
+                    start,
+                    recalled,
+                    feeds,
+                    marks: Arc::clone(&shard_marks),
+                    disk_low: Arc::clone(&disk_low),
+                },
                 schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
             marks.push(shard_marks);
         }
-        for shard in data.shards_beyond(shard_count)? {
-            deliver_left_behind(&data, shard, &mut sinks)?;
+        for (shard, start) in inherited.left_behind {
+            deliver_left_behind(shard, &start, &mut sinks)?;
         }
 
         let shared = Shared::new(loaded, started, gate, bound, marks, sinks.views, &registry);
@@ -350,6 +367,12 @@ fn join_sink(name: &str, thread: SinkThread, deadline: Instant) -> Result<(), Fa
     }
 }
 
+/// 0 where the clock stands before 1970.
+fn unix_ns_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
 fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
     let bound = std::net::TcpListener::bind(address);
     let listener =
@@ -358,26 +381,6 @@ fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
         .set_nonblocking(true)
         .map_err(|error| Failure::io("make the admin socket non-blocking", &error))?;
     Ok(listener)
-}
-
-fn journal_plan(
-    settings: &Settings,
-    shards: u16,
-    start: JournalStart,
-    feeds: Vec<FeedSender>,
-    marks: &Arc<JournalMarks>,
-    disk_low: &Arc<AtomicBool>,
-) -> JournalPlan {
-    let size_max = settings.journal.max_size / u64::from(shards);
-    JournalPlan {
-        commit_interval: settings.journal.commit_interval,
-        segment_len: limits::segment_len(size_max),
-        size_max,
-        start,
-        feeds,
-        marks: Arc::clone(marks),
-        disk_low: Arc::clone(disk_low),
-    }
 }
 
 /// The sinks' threads as they are started, shard by shard.
@@ -457,11 +460,10 @@ impl<'a> Sinks<'a> {
 /// A shard that an earlier, larger configuration had: its journal is delivered and gets no more.
 /// Its segments stay until the shard is there again.
 fn deliver_left_behind(
-    data: &DataFolder,
     shard: u16,
+    start: &JournalStart,
     sinks: &mut Sinks<'_>,
 ) -> Result<(), Failure> {
-    let start = data.recover(shard)?.start;
     if start.existing.is_empty() {
         return Ok(());
     }

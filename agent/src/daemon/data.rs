@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Failure};
 use crate::journal::format::shard_folder_name;
+use crate::journal::recovery::windows::{self, Memory};
 use crate::journal::recovery::{self, Recovered};
+use crate::journal::writer::JournalStart;
 
 /// The data folder, locked for as long as this lives.
 pub struct DataFolder {
@@ -94,6 +96,13 @@ impl DataFolder {
             );
         }
         Ok(recovered)
+    }
+
+    /// Reads what a recovered journal remembers of its producers, and the segment from which on it
+    /// holds that.
+    pub fn remember(&self, shard: u16, start: &JournalStart) -> Result<(Memory, u64), Failure> {
+        windows::remember(&self.shard_folder(shard), start)
+            .map_err(|error| Failure::io("recover the journal", &error.source).with(&error))
     }
 
     /// Shards of an earlier life with more of them, whose journals may hold undelivered records.

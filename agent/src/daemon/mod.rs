@@ -7,8 +7,9 @@
 //! ```
 
 mod control;
-mod data;
+pub mod data;
 mod listen;
+pub mod recall;
 mod shards;
 mod status;
 

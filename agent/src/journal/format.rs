@@ -229,19 +229,24 @@ impl BlockHeader {
 
 /// What an entry is. More kinds may follow; a reader steps over those it does not know.
 pub const ENTRY_KIND_FRAME: u8 = 1;
+/// A part of a snapshot of the dedup windows (`dedup::snapshot`), alone in its block. A segment's
+/// first blocks hold a whole one, unless nobody was remembered when the segment was begun.
+pub const ENTRY_KIND_WINDOWS: u8 = 2;
 
 /// The envelope: when, over which listener, from whom.
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 4 | length in bytes with this header, without padding |
-/// | 4 | 1 | kind: 1 frame |
+/// | 0 | 4 | length in bytes with this header, without padding (windows too) |
+/// | 4 | 1 | kind: 1 frame · 2 windows, of which only what is marked is set |
 /// | 5 | 1 | keep ratio in force, in sixteenths; 16 keeps all |
 /// | 6 | 2 | listener index, into the segment header's names |
-/// | 8 | 8 | observed, nanoseconds since 1970 |
+/// | 8 | 8 | observed, nanoseconds since 1970 (windows too) |
 /// | 16 | 16 | peer address, IPv4 mapped into IPv6 |
 /// | 32 | 2 | peer port |
 /// | 34 | 1 | 1 where there is a peer address |
+/// | 35 | 1 | 1 where the frame's sequence was taken into its producer's window |
+/// | 40 | 4 | windows: CRC-32C of the body; frames carry their own |
 /// | 44 | 4 | CRC-32C of bytes 0..44 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -249,6 +254,23 @@ pub struct Envelope {
     pub listener: u16,
     pub keep_sixteenths: u8,
     pub peer: Option<std::net::SocketAddr>,
+    /// The frame's sequence was taken into its producer's dedup window: a retry is a duplicate.
+    pub deduplicated: bool,
+}
+
+/// Writes the header of an entry that holds a part of a snapshot, which is in `body`.
+pub fn write_windows_header(
+    observed_time_unix_nano: u64,
+    body: &[u8],
+    out: &mut [u8; ENTRY_HEADER_LEN],
+) {
+    out.fill(0);
+    put_u32(out, 0, (ENTRY_HEADER_LEN + body.len()) as u32);
+    out[4] = ENTRY_KIND_WINDOWS;
+    put_u64(out, 8, observed_time_unix_nano);
+    put_u32(out, 40, crc32c(body));
+    let crc = crc32c(&out[..44]);
+    put_u32(out, 44, crc);
 }
 
 impl Envelope {
@@ -270,6 +292,7 @@ impl Envelope {
             out[32..34].copy_from_slice(&peer.port().to_le_bytes());
             out[34] = 1;
         }
+        out[35] = u8::from(self.deduplicated);
         let crc = crc32c(&out[..44]);
         put_u32(out, 44, crc);
     }
@@ -281,6 +304,14 @@ pub struct Entry<'a> {
     pub envelope: Envelope,
     pub header: FrameHeader,
     pub payload: &'a [u8],
+}
+
+/// An entry of any kind that this version knows.
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    Frame(Entry<'a>),
+    /// The bytes of a part of a snapshot, for `dedup::snapshot::Part::read`.
+    Windows(&'a [u8]),
 }
 
 /// Walks the entries of one block: `block` begins at the block's header and holds at least
@@ -305,6 +336,11 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// Payload checksums are not looked at: they have just been.
+    pub fn trust(&mut self) {
+        self.verify_payload = false;
+    }
+
     /// The next entry's header and what follows it. A fault here loses the place: nothing tells
     /// where the entry after it begins.
     fn read_head(&self) -> Result<(&'a [u8; ENTRY_HEADER_LEN], &'a [u8]), FormatFault> {
@@ -319,13 +355,21 @@ impl<'a> Entries<'a> {
         Ok((head, body))
     }
 
-    fn read_next(&mut self) -> Result<Option<Entry<'a>>, FormatFault> {
+    /// The next entry of a known kind.
+    pub fn next_item(&mut self) -> Result<Option<Item<'a>>, FormatFault> {
         while self.left > 0 {
             let (head, body) = self.read_head().inspect_err(|_| self.left = 0)?;
             self.at += (ENTRY_HEADER_LEN + body.len()).next_multiple_of(ENTRY_ALIGN);
             self.left -= 1;
-            if head[4] != ENTRY_KIND_FRAME {
-                continue;
+            match head[4] {
+                ENTRY_KIND_FRAME => {}
+                ENTRY_KIND_WINDOWS => {
+                    if self.verify_payload && crc32c(body) != get_u32(head, 40) {
+                        return Err(FormatFault::Checksum);
+                    }
+                    return Ok(Some(Item::Windows(body)));
+                }
+                _ => continue,
             }
             let frame: &[u8; FRAME_HEADER_LEN] = body.first_chunk().ok_or(FormatFault::Length)?;
             if !penstock_proto::wire::header_crc_matches(frame) {
@@ -339,22 +383,29 @@ impl<'a> Entries<'a> {
             if self.verify_payload && crc32c(payload) != header.payload_crc {
                 return Err(FormatFault::Checksum);
             }
-            return Ok(Some(Entry {
+            return Ok(Some(Item::Frame(Entry {
                 envelope: read_envelope(head),
                 header,
                 payload,
-            }));
+            })));
         }
         Ok(None)
     }
 }
 
-/// A damaged entry is one `Err`; the good ones after it still come.
+/// The frames. A damaged entry is one `Err`; the good ones after it still come.
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, FormatFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.read_next().transpose()
+        loop {
+            match self.next_item() {
+                Ok(Some(Item::Frame(entry))) => return Some(Ok(entry)),
+                Ok(Some(Item::Windows(_))) => {}
+                Ok(None) => return None,
+                Err(fault) => return Some(Err(fault)),
+            }
+        }
     }
 }
 
@@ -370,6 +421,7 @@ fn read_envelope(head: &[u8; ENTRY_HEADER_LEN]) -> Envelope {
         listener: u16::from_le_bytes([head[6], head[7]]),
         keep_sixteenths: head[5],
         peer,
+        deduplicated: head[35] == 1,
     }
 }
 

@@ -2,6 +2,7 @@
 //! segments for whoever lags behind, `writer` is the worker's, `recovery` decides at start what is
 //! kept, `feed` hands durable blocks to the sinks.
 
+pub mod dedup;
 pub mod feed;
 pub mod format;
 pub mod reader;

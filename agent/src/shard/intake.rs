@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use penstock_proto::reason::Reason;
 
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Payload};
 use crate::frame::Frame;
+use crate::journal::dedup::{Judgement, Known};
 use crate::journal::format::Envelope;
 use crate::journal::writer::{Room, Ticket, Writer};
 use crate::shard::counters::ShardCounters;
@@ -22,6 +23,19 @@ pub struct Origin {
     pub peer: Option<SocketAddr>,
 }
 
+/// What became of a frame. Whatever it is, it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Taken {
+    /// It is in the journal's memory.
+    Accepted(Ticket),
+    /// It was taken before; that is durable once the journal is up to `behind`.
+    Duplicate {
+        behind: u64,
+    },
+    Refused(Reason),
+}
+
 /// The decoder, the journal and the counts of one shard.
 pub struct Intake {
     pub decoder: Decoder,
@@ -30,18 +44,44 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes a whole frame. `room` is what the journal said just before: `Yes` or `Refused`.
+    /// Takes a whole frame. `room` is what the journal said just before: `Yes` or `Refused`. `known`
+    /// is where its producer stands among those that are remembered; `None` where a retry is not to
+    /// be told apart: over UDP, and of nobody.
+    ///
+    /// A frame that was taken before is told apart before its payload is decoded, but after its
+    /// checksum: what is compared must be what was sent.
     #[inline]
     pub fn take(
         &mut self,
         origin: Origin,
         frame: &Frame<'_>,
         room: Room,
+        known: Option<&mut Known>,
         now: Now,
-    ) -> Result<Ticket, Reason> {
-        let payload = frame.checked_payload();
+    ) -> Taken {
+        let header = &frame.header;
+        let mut known = known.filter(|_| header.producer != 0);
+        if let Err(reason) = frame.check_payload() {
+            return self.refused(origin, reason);
+        }
+        if let Some(known) = &mut known {
+            let windows = self.journal.windows_mut();
+            let (producer, sequence) = (header.producer, header.sequence);
+            let crc = header.payload_crc;
+            match windows.judge(known, producer, sequence, crc, now.unix_ns) {
+                Judgement::New => {}
+                Judgement::Duplicate { behind } => {
+                    self.refuse(origin.listener, Reason::Duplicate);
+                    return Taken::Duplicate { behind };
+                }
+                Judgement::Conflict => return self.refused(origin, Reason::SequenceConflict),
+                Judgement::TooOld => return self.refused(origin, Reason::SequenceTooOld),
+                Judgement::TooMany => return self.refused(origin, Reason::TooManyProducers),
+            }
+        }
+        let payload = Payload::of(header, frame.payload());
         let checked = payload.and_then(|payload| {
-            let checked = self.decoder.validate(&payload, frame.header.records)?;
+            let checked = self.decoder.validate(&payload, header.records)?;
             match room {
                 Room::Refused(reason) => Err(reason),
                 Room::Yes => Ok((payload.encoding, checked)),
@@ -50,25 +90,40 @@ impl Intake {
         });
         let (encoding, checked) = match checked {
             Ok(checked) => checked,
-            Err(reason) => {
-                self.refuse(origin.listener, reason);
-                return Err(reason);
-            }
+            Err(reason) => return self.refused(origin, reason),
         };
         let envelope = Envelope {
             observed_time_unix_nano: now.unix_ns,
             listener: origin.listener.0,
             keep_sixteenths: KEEP_ALL,
             peer: origin.peer,
+            deduplicated: known.is_some(),
         };
-        let records = frame.header.records;
+        let records = header.records;
         let ticket = self.journal.append(&envelope, frame.bytes, records, now);
+        if let Some(known) = known {
+            self.journal.windows_mut().take(
+                known,
+                header.producer,
+                header.sequence,
+                header.payload_crc,
+                // The position just behind the block's first byte is within it: once it is durable,
+                // so is the block.
+                ticket.0 + 1,
+                now.unix_ns,
+            );
+        }
         let counts = &mut self.counters.listeners[usize::from(origin.listener.0)];
         counts.received_frames += 1;
         counts.accepted_frames[encoding.index()] += 1;
         counts.accepted_records[encoding.index()] += u64::from(records);
         counts.unmapped_fields += checked.unmapped_fields;
-        Ok(ticket)
+        Taken::Accepted(ticket)
+    }
+
+    fn refused(&mut self, origin: Origin, reason: Reason) -> Taken {
+        self.refuse(origin.listener, reason);
+        Taken::Refused(reason)
     }
 
     /// Counts a frame that is not taken, whatever the protocol then answers.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use penstock_proto::wire::{ACK_LEN, Ack};
 
+use crate::journal::dedup::Known;
 use crate::limits;
 use crate::shard::counters::CloseReason;
 use crate::shard::op::{ListenerId, PeerId, Socket};
@@ -33,6 +34,8 @@ pub struct Connection {
     pub reader: Reader,
     /// Set by the first frame: a stream's frames are all of one producer.
     pub producer: Option<u64>,
+    /// Where that producer stands among those that the shard remembers.
+    pub known: Known,
     pub acks: AckQueue,
     /// Frames in the journal that are still to be acknowledged.
     pub waiting: u64,
@@ -53,6 +56,7 @@ impl Connection {
             phase: Phase::Streaming,
             reader: Reader::default(),
             producer: None,
+            known: Known::default(),
             acks: AckQueue::default(),
             waiting: 0,
             receiving: false,

@@ -19,6 +19,8 @@ pub struct Waiting {
     /// The last frame's.
     pub sequence: u64,
     pub count: u32,
+    /// They are retries of frames that are in the journal's memory already.
+    pub duplicate: bool,
 }
 
 /// In the order of their tickets.
@@ -48,6 +50,7 @@ impl WaitingList {
             && last.ticket == frame.ticket
             && last.peer == frame.peer
             && last.producer == frame.producer
+            && last.duplicate == frame.duplicate
             && last.sequence.wrapping_add(u64::from(frame.count)) == frame.sequence
         {
             last.sequence = frame.sequence;
@@ -62,9 +65,9 @@ impl WaitingList {
         self.waiting.push_back(frame);
     }
 
-    /// The next run that lies before `durable`.
-    pub fn pop_durable(&mut self, durable: u64) -> Option<Waiting> {
-        if self.waiting.front()?.ticket.0 < durable {
+    /// The next run that lies before a mark of the journal.
+    pub fn pop_before(&mut self, mark: u64) -> Option<Waiting> {
+        if self.waiting.front()?.ticket.0 < mark {
             self.waiting.pop_front()
         } else {
             None
@@ -96,6 +99,7 @@ mod tests {
             producer: 7,
             sequence,
             count: 1,
+            duplicate: false,
         }
     }
 
@@ -123,9 +127,9 @@ mod tests {
         let mut list = WaitingList::default();
         list.push(frame(0, 1, 1));
         list.push(frame(4096, 1, 2));
-        assert!(list.pop_durable(0).is_none());
-        assert_eq!(list.pop_durable(4096).map(|run| run.sequence), Some(1));
-        assert!(list.pop_durable(4096).is_none());
-        assert_eq!(list.pop_durable(8192).map(|run| run.sequence), Some(2));
+        assert!(list.pop_before(0).is_none());
+        assert_eq!(list.pop_before(4096).map(|run| run.sequence), Some(1));
+        assert!(list.pop_before(4096).is_none());
+        assert_eq!(list.pop_before(8192).map(|run| run.sequence), Some(2));
     }
 }

@@ -82,6 +82,7 @@ pub fn block_bytes(header: BlockHeader, entries: &[SampleEntry]) -> (Vec<u8>, Bl
             listener: entry.listener,
             keep_sixteenths: 16,
             peer: entry.peer,
+            deduplicated: false,
         };
         let mut head = [0; ENTRY_HEADER_LEN];
         envelope.write(frame.len(), &mut head);

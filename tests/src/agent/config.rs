@@ -25,6 +25,8 @@ pub struct Config {
     pub udp_receive_buffer: &'static str,
     /// Instead of the home's own.
     pub data_dir: Option<PathBuf>,
+    /// More lines of `[journal]`.
+    pub journal: &'static str,
     /// More lines, at the end of the file.
     pub more: &'static str,
 }
@@ -41,6 +43,7 @@ impl Config {
             admin_address: "127.0.0.1:0".to_owned(),
             udp_receive_buffer: "16MiB",
             data_dir: None,
+            journal: "",
             more: "",
         }
     }
@@ -54,6 +57,7 @@ impl Config {
             tcp_address,
             admin_address,
             udp_receive_buffer,
+            journal,
             more,
             ..
         } = self;
@@ -74,6 +78,7 @@ address = "{admin_address}"
 max_size = "{journal_max_size}"
 min_free = "1MiB"
 commit_interval = "{commit_interval}"
+{journal}
 [gate]
 mode = "{gate}"
 [listeners.udp]

@@ -16,6 +16,7 @@ use super::disk::{Disk, DiskImage};
 use super::frame::Fate;
 use super::kernel::{Port, Struck};
 use super::network::Conn;
+use super::setup::TCP;
 
 /// One segment, read as far as its bytes are whole.
 struct Walk {
@@ -220,6 +221,13 @@ impl DurableIndex {
             .collect()
     }
 
+    /// Records in the journal before a segment.
+    pub fn records_before(&self, number: u64) -> Option<u64> {
+        self.walks
+            .get(&number)
+            .map(|walk| walk.header.records_before)
+    }
+
     /// The last block that a recovery keeps: its file, and where it begins there.
     pub fn last_block(&self) -> Option<(String, usize)> {
         let chain = self.chain();
@@ -249,7 +257,11 @@ impl DurableIndex {
 
 /// After the end of a life: nothing acknowledged is missing from the journals, nothing is stored more
 /// often than it arrived.
-pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, book: &Book) {
+pub fn check_indices<'a>(
+    indices: impl IntoIterator<Item = &'a DurableIndex>,
+    book: &Book,
+    exactly_once: bool,
+) {
     let journals: Vec<_> = indices
         .into_iter()
         .map(|index| (index, index.chain()))
@@ -264,6 +276,13 @@ pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, bo
             "frame {:?} was acknowledged and is lost",
             line.frame.key
         );
+        let deduplicated = exactly_once && line.listener == TCP && line.frame.key.0 != 0;
+        assert!(
+            stored <= 1 || !deduplicated,
+            "frame {:?} arrived {} times and is stored {stored} times",
+            line.frame.key,
+            line.arrived
+        );
         assert!(
             stored <= line.arrived,
             "frame {:?} arrived {} times and is stored {stored} times",
@@ -273,8 +292,8 @@ pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, bo
     }
 }
 
-pub fn check_book(ports: &[Port], book: &Book) {
-    check_indices(ports.iter().map(|port| &port.index), book);
+pub fn check_book(ports: &[Port], book: &Book, exactly_once: bool) {
+    check_indices(ports.iter().map(|port| &port.index), book, exactly_once);
 }
 
 /// The frames of a block, or `None` where it is not whole. An intact entry that nobody sent, or
@@ -370,6 +389,15 @@ fn check_answer(
                     "frame {key:?} is acknowledged before it is durable"
                 );
                 line.acknowledged = true;
+            }
+            (Fate::Accepted, AckStatus::Duplicate) => {
+                assert_eq!(ack.reason, 0, "a reason for what is durable");
+                assert!(
+                    stored(number) > 0,
+                    "frame {key:?} is called a duplicate before it is durable"
+                );
+                line.acknowledged = true;
+                struck.duplicates += 1;
             }
             // Nobody's fault: no room, a broken disk, the end.
             (Fate::Accepted, AckStatus::TryLater | AckStatus::Refused) => {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use penstock::config::settings::Protocol;
+use penstock::config::settings::{Protocol, SyncMode};
+use penstock::journal::dedup::Recalled;
 use penstock::journal::feed::{FeedSender, JournalMarks, feed};
 use penstock::journal::format::shard_folder_name;
 use penstock::journal::writer::{JournalPlan, JournalStart};
@@ -24,7 +26,7 @@ use super::files::Files;
 use super::frame::PAYLOAD_LEN_MAX;
 use super::kernel::{Mirror, SimKernel, Trace, World};
 use super::producer::{Producer, Sender};
-use super::restart;
+use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
 use super::sinks::{FileActor, ModelSink};
@@ -113,9 +115,7 @@ impl Life {
             turns: 0,
             number: 0,
         };
-        let count = setup.shards[0];
-        let images = vec![DiskImage::new(); usize::from(count)];
-        life.begin(&images);
+        life.begin(&[]);
         life
     }
 
@@ -123,28 +123,27 @@ impl Life {
     fn begin(&mut self, images: &[DiskImage]) {
         self.disk_low = Arc::default();
         self.deadline = Arc::default();
-        let count = images.len();
-        for (shard, image) in images.iter().enumerate() {
-            let folder = self.journal_folder(shard);
-            let lie = self.world().lie;
-            let (image, start) = restart::recover(&folder, image, lie, &mut self.world());
-            self.begin_shard(shard, count, &image, start);
+        let count = self.setup.shards_of(self.number);
+        let found = restart::recover(self.data_dir.path(), images, count, &mut self.world());
+        for (shard, found) in found.into_iter().enumerate() {
+            self.begin_shard(shard, found);
         }
         let world = Rc::clone(&self.world);
-        check::check_book(&world.borrow().ports, &world.borrow().book);
+        let mut world = world.borrow_mut();
+        check::check_book(&world.ports, &world.book, self.setup.is_exactly_once());
         for shard in &mut self.shards {
-            let world = self.world.borrow();
             shard.records_before = world.ports[shard.at].index.stored_records(&world.book);
         }
-        let alone = self.shards.len() == 1 && self.sinks.is_empty();
-        let mut world = self.world.borrow_mut();
-        world.alone = alone;
+        world.alone = self.shards.len() == 1 && self.sinks.is_empty();
         world.begin_faults();
     }
 
-    fn begin_shard(&mut self, shard: usize, count: usize, image: &DiskImage, start: JournalStart) {
+    /// A shard of this life; or, without anything recalled, the journal of one that is gone, which
+    /// sinks still deliver.
+    fn begin_shard(&mut self, shard: usize, found: Found) {
         let setup = self.setup.clone();
         let blocks = BlockPool::new(setup.blocks, setup.block_len);
+        let start = found.start;
         let position = start.position;
         let mut committed = 0;
         {
@@ -159,7 +158,7 @@ impl Life {
                 "the journal goes on at {position}, and a sink has committed {committed}: it would \
                  never see what is stored before that"
             );
-            world.renew_port(shard, Disk::from_image(image), &blocks);
+            world.renew_port(shard, Disk::from_image(&found.image), &blocks);
             let world = &mut *world;
             let port = &mut world.ports[shard];
             let earlier = std::mem::take(&mut port.index);
@@ -189,7 +188,15 @@ impl Life {
             ));
             feeds.push(sender);
         }
-        let plan = self.plan(shard, count, start, feeds, &marks);
+        let mut world = self.world.borrow_mut();
+        let port = &mut world.ports[shard];
+        port.sinks = feeds.iter().map(|feed| Arc::clone(&feed.mark)).collect();
+        drop(world);
+        let Some(recalled) = found.recalled else {
+            marks.close();
+            return;
+        };
+        let plan = self.plan(shard, start, recalled, feeds, &marks);
         let kernel = SimKernel::new(&self.world, shard);
         self.shards.push(Shard {
             worker: Some(Worker::new(kernel, Arc::clone(&blocks), plan)),
@@ -205,8 +212,8 @@ impl Life {
     fn plan(
         &mut self,
         shard: usize,
-        _count: usize,
         start: JournalStart,
+        recalled: Recalled,
         feeds: Vec<FeedSender>,
         marks: &Arc<JournalMarks>,
     ) -> Plan {
@@ -214,7 +221,6 @@ impl Life {
         let setup = &self.setup;
         let mut world = self.world.borrow_mut();
         let port = &mut world.ports[shard];
-        port.sinks = feeds.iter().map(|feed| Arc::clone(&feed.mark)).collect();
         if setup.file_sinks > 0 {
             port.mirror = Some(Mirror::new(&folder));
         }
@@ -240,6 +246,10 @@ impl Life {
             schemas: Schemas::default(),
             journal: JournalPlan {
                 commit_interval: setup.commit_interval,
+                commit_size: setup.commit_size,
+                sync: SyncMode::Always,
+                sync_interval: Duration::from_secs(1),
+                recalled,
                 segment_len: setup.segment_len,
                 size_max: setup.size_max,
                 start,
@@ -501,21 +511,19 @@ impl Life {
         }
     }
 
-    /// What a restart would find in the journals of shard `at`: for a last look.
+    /// What a restart would find in the journals: for a last look.
     pub fn last_look(&mut self, images: &[DiskImage]) -> Vec<DurableIndex> {
+        let count = self.setup.shards_of(self.number);
+        let mut world = self.world.borrow_mut();
+        let found = restart::recover(self.data_dir.path(), images, count, &mut world);
         let mut indices = Vec::new();
-        for (shard, image) in images.iter().enumerate() {
-            let folder = self.journal_folder(shard);
-            let mut world = self.world.borrow_mut();
-            let lie = world.lie;
-            let (image, start) = restart::recover(&folder, image, lie, &mut world);
-            let mut index = DurableIndex::of_image(&image, &world.book);
-            let port = &world.ports[shard];
+        for (found, port) in found.into_iter().zip(&world.ports) {
+            let mut index = DurableIndex::of_image(&found.image, &world.book);
             assert!(
-                start.position >= port.committed(),
+                found.start.position >= port.committed(),
                 "positions go back at the last restart"
             );
-            index.inherit(&port.index, start.position);
+            index.inherit(&port.index, found.start.position);
             indices.push(index);
         }
         indices

@@ -2,7 +2,12 @@
 //! in good order the sums are taken.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use penstock::daemon::data::DataFolder;
+use penstock::daemon::recall::recall;
+use penstock::journal::dedup::Recalled;
+use penstock::journal::format::shard_folder_name;
 use penstock::journal::recovery;
 use penstock::journal::writer::JournalStart;
 use penstock::shard::counters::{ListenerCounters, ShardCounters};
@@ -14,55 +19,97 @@ use super::disk::DiskImage;
 use super::kernel::{Lie, World};
 use super::life::Life;
 
-/// Reasons for which a good frame may be refused: no room, a broken disk, the end.
-pub const NOBODYS_FAULT: [Reason; 3] = [
+/// Reasons for which a good frame may be refused: taken before, no room, a broken disk, the end.
+pub const NOBODYS_FAULT: [Reason; 4] = [
+    Reason::Duplicate,
     Reason::Backpressure,
     Reason::JournalFailed,
     Reason::Stopping,
 ];
 
-/// Lets the real recovery look at an image, in a folder of real files; returns what it left and
-/// where the journal goes on. Nothing acknowledged may be missing then.
-pub fn recover(
-    folder: &Path,
-    image: &DiskImage,
-    lie: Option<Lie>,
-    world: &mut World,
-) -> (DiskImage, JournalStart) {
-    let book = &world.book;
+/// More producers than any run has; and longer than any run.
+const PRODUCERS_MAX: usize = 24;
+const PRODUCER_EXPIRY: Duration = Duration::from_secs(3_600);
+
+/// What an agent finds of one shard's journal.
+pub struct Found {
+    pub image: DiskImage,
+    pub start: JournalStart,
+    /// What is recalled of the producers, where the shard is still there.
+    pub recalled: Option<Recalled>,
+}
+
+/// Lets the agent's own recovery look at what a crash has left, in a folder of real files; `count`
+/// shards go on. Nothing acknowledged may be missing then, and no damage may be reported.
+pub fn recover(data_dir: &Path, images: &[DiskImage], count: u16, world: &mut World) -> Vec<Found> {
+    let folder = |shard: usize| {
+        let name = shard_folder_name(shard as u16);
+        data_dir.join("journal").join(name)
+    };
+    for (shard, image) in images.iter().enumerate() {
+        lay_out(&folder(shard), image, world);
+        let inspected = recovery::inspect(&folder(shard)).expect("sound files");
+        let report = inspected.report;
+        assert_eq!(
+            report.damaged,
+            [],
+            "recovery reports damage, and there was none: {report:?}"
+        );
+        world.struck.torn_tails_cut += u64::from(report.cut_at.is_some());
+    }
+    let data = DataFolder::open(data_dir).expect("a data folder");
+    let now_unix_ns = world.now().unix_ns;
+    let inherited = recall(&data, count, PRODUCERS_MAX, PRODUCER_EXPIRY, now_unix_ns);
+    let inherited = inherited.expect("recovery of sound files");
+    let kept = inherited
+        .shards
+        .into_iter()
+        .map(|(start, recalled)| (start, Some(recalled)));
+    let left = inherited
+        .left_behind
+        .into_iter()
+        .map(|(_, start)| (start, None));
+    let mut found: Vec<Found> = Vec::new();
+    for (shard, (start, recalled)) in kept.chain(left).enumerate() {
+        let image = read_folder(&folder(shard));
+        let index = DurableIndex::of_image(&image, &world.book);
+        let stored = index.stored_records(&world.book);
+        let before = start.existing.first().map_or(start.records, |first| {
+            index.records_before(first.number).unwrap_or(start.records)
+        });
+        assert_eq!(
+            start.records - before,
+            stored,
+            "records that recovery says it keeps, and records that are there: {start:?}"
+        );
+        let recalled = match world.lie {
+            Some(Lie::DedupForgotten) => {
+                recalled.map(|_| Recalled::nobody(PRODUCERS_MAX, PRODUCER_EXPIRY))
+            }
+            _ => recalled,
+        };
+        found.push(Found {
+            image,
+            start,
+            recalled,
+        });
+    }
+    found
+}
+
+/// Puts a journal where the agent looks for it.
+fn lay_out(folder: &Path, image: &DiskImage, world: &World) {
     if folder.exists() {
         std::fs::remove_dir_all(folder).expect("a temporary folder");
     }
     std::fs::create_dir_all(folder).expect("a temporary folder");
-    if image.is_empty() {
-        let start = JournalStart {
-            segment: 1,
-            ..JournalStart::default()
-        };
-        return (DiskImage::new(), start);
-    }
     let mut image = image.clone();
-    if lie == Some(Lie::GoodEntryCut) {
-        cut_last_block(&mut image, book);
+    if world.lie == Some(Lie::GoodEntryCut) {
+        cut_last_block(&mut image, &world.book);
     }
     for (name, bytes) in &image {
         std::fs::write(folder.join(name), bytes).expect("a temporary file");
     }
-    let recovered = recovery::recover(folder).expect("recovery of sound files");
-    assert_eq!(
-        recovered.report.damaged,
-        [],
-        "recovery reports damage, and there was none: {recovered:?}"
-    );
-    let left = read_folder(folder);
-    let index = DurableIndex::of_image(&left, book);
-    let stored = index.stored_records(book);
-    assert_eq!(
-        recovered.report.records, stored,
-        "records that recovery says it keeps, and records that are there: {recovered:?}"
-    );
-    world.struck.torn_tails_cut += u64::from(recovered.report.cut_at.is_some());
-    (left, recovered.start)
 }
 
 /// What a recovery would leave that takes the last good block for a torn one.

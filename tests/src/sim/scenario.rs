@@ -83,7 +83,7 @@ impl Outcome {
         let images = life.end(true);
         life.drop_agent();
         let indices = &life.last_look(&images);
-        check::check_indices(indices, &life.world().book);
+        check::check_indices(indices, &life.world().book, life.setup().is_exactly_once());
         let chains: Vec<_> = indices.iter().map(DurableIndex::chain).collect();
         let stored = |number| {
             let each = indices.iter().zip(&chains);

@@ -37,6 +37,7 @@ pub struct Setup {
     pub segment_len: u64,
     pub size_max: u64,
     pub commit_interval: Duration,
+    pub commit_size: usize,
     pub connections_max: usize,
     /// The gate is the worker's.
     pub stand_in: bool,
@@ -71,6 +72,7 @@ impl Setup {
             segment_len: 512 << 10,
             size_max: 1 << 30,
             commit_interval: Duration::from_millis(1),
+            commit_size: 32 << 10,
             connections_max: 16,
             stand_in: false,
             shards: vec![1],
@@ -83,6 +85,17 @@ impl Setup {
             senders: Vec::new(),
             lives: vec![End::Settled],
         }
+    }
+
+    /// Whether what producers send over TCP is stored once at the most. Connections do not move to
+    /// the shard that owns their producer yet: with several shards a retry may meet another one.
+    pub fn is_exactly_once(&self) -> bool {
+        self.shards.iter().all(|&count| count == 1)
+    }
+
+    /// Shards of a life.
+    pub fn shards_of(&self, life: usize) -> u16 {
+        self.shards[life.min(self.shards.len() - 1)]
     }
 
     /// Everything from the seed.
@@ -99,6 +112,7 @@ impl Setup {
         }
         setup.commit_interval = Duration::from_micros(rng.between(0..=5_000));
         setup.stand_in = rng.chance(500);
+        setup.commit_size = rng.pick(&[1, 4 << 10, 32 << 10]);
         setup.connections_max = rng.size(2..=12);
         setup.sizes = Sizes {
             tcp_buffers: rng.pick(&[1, 2, 4, 16]),

@@ -163,6 +163,7 @@ fn envelope(observed_time_unix_nano: u64) -> Envelope {
         listener: 0x0201,
         keep_sixteenths: 16,
         peer: Some("192.0.2.7:5140".parse().expect("an address")),
+        deduplicated: false,
     }
 }
 
@@ -254,6 +255,7 @@ fn entries_come_back_with_their_envelopes() {
         let mut head = [0; ENTRY_HEADER_LEN];
         let written = Envelope {
             peer,
+            deduplicated: peer.is_none(),
             ..envelope(1)
         };
         written.write(0, &mut head);

@@ -19,6 +19,7 @@
 
 mod decide;
 mod scan;
+pub mod windows;
 
 use std::fs::{self, File};
 use std::io;

@@ -4,3 +4,4 @@ mod disk;
 mod model;
 mod poison;
 mod rig;
+mod windows;

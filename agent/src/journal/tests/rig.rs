@@ -11,9 +11,12 @@ use agent_common::frame::FrameHeader;
 use penstock_proto::wire::write_frame;
 
 use super::disk::{Disk, Image, Rng, write_image};
+use crate::config::settings::SyncMode;
+use crate::journal::dedup::{Known, Recalled};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use crate::journal::format::{BlockHeader, Entries, Envelope};
 use crate::journal::reader::JournalReader;
+use crate::journal::recovery::windows::remember;
 use crate::journal::recovery::{self, Recovered};
 use crate::journal::writer::{JournalPlan, JournalStart, Room, Settled, Ticket, Writer};
 use crate::limits::JOURNAL_BLOCK_LEN;
@@ -22,6 +25,8 @@ use crate::shard::op::{Errno, Now, Op, SegmentFile};
 
 pub const SEGMENT_LEN: u64 = 4 * JOURNAL_BLOCK_LEN as u64;
 const SEGMENTS_MAX: u64 = 6;
+/// Frames come from these in turn.
+const PRODUCERS: u64 = 5;
 const EIO: Errno = Errno(libc::EIO);
 const COMMIT_INTERVAL_NS: u64 = 5_000_000;
 
@@ -103,15 +108,25 @@ pub struct Rig {
     fed: u64,
 }
 
+/// Envelopes carry a number for the time: nobody may be too old.
+fn nobody() -> Recalled {
+    Recalled::nobody(PRODUCERS as usize, Duration::MAX)
+}
+
 fn new_writer(
     blocks: &Arc<BlockPool>,
     start: JournalStart,
+    recalled: Recalled,
 ) -> (Writer, Arc<JournalMarks>, Arc<AtomicBool>, FeedReceiver) {
     let marks = Arc::new(JournalMarks::default());
     let disk_low = Arc::new(AtomicBool::new(false));
     let (sender, sink) = feed(&marks, 3);
     let plan = JournalPlan {
         commit_interval: Duration::from_nanos(COMMIT_INTERVAL_NS),
+        commit_size: JOURNAL_BLOCK_LEN,
+        sync: SyncMode::Always,
+        sync_interval: Duration::from_secs(1),
+        recalled,
         segment_len: SEGMENT_LEN,
         size_max: SEGMENTS_MAX * (SEGMENT_LEN + 4096),
         start,
@@ -131,7 +146,7 @@ impl Rig {
             segment: 1,
             ..JournalStart::default()
         };
-        let (writer, marks, disk_low, sink) = new_writer(&blocks, start);
+        let (writer, marks, disk_low, sink) = new_writer(&blocks, start, nobody());
         Self {
             writer,
             disk: Disk::default(),
@@ -155,6 +170,10 @@ impl Rig {
 
     /// Appends a frame of `len` bytes; `None` where there is no room.
     pub fn append(&mut self, len: usize) -> Option<Ticket> {
+        if self.writer.room() == Room::Wait {
+            // As the worker does within the same turn.
+            self.tick(0);
+        }
         if self.writer.room() != Room::Yes {
             self.settle_ops();
             return None;
@@ -167,8 +186,8 @@ impl Rig {
             priority: 2,
             payload_len: 0,
             records: 1 + number as u32 % 7,
-            producer: 9,
-            sequence: 1 + number,
+            producer: 1 + number % PRODUCERS,
+            sequence: 1 + number / PRODUCERS,
             payload_crc: 0,
         };
         let mut frame = Vec::with_capacity(len);
@@ -179,10 +198,20 @@ impl Rig {
             listener: 0,
             keep_sixteenths: 16,
             peer: None,
+            deduplicated: true,
         };
         let ticket = self
             .writer
             .append(&envelope, &frame, header.records, self.now);
+        let (sequence, crc) = sequence_of(number, &frame);
+        self.writer.windows_mut().take(
+            &mut Known::default(),
+            header.producer,
+            sequence,
+            crc,
+            ticket.0 + 1,
+            number,
+        );
         if let Some(last) = self.waiting.last() {
             assert!(
                 last.ticket <= ticket,
@@ -388,6 +417,7 @@ impl Rig {
             let told: u64 = lost.iter().map(|f| self.records_of(f)).sum();
             assert_eq!(records, told, "lost records are told exactly");
             self.lost.push(lost);
+            self.check_windows();
         }
     }
 
@@ -431,7 +461,12 @@ impl Rig {
         }
         self.check_recovered(folder.path(), &recovered.start);
         self.disk = Disk::recovered(image, folder.path());
-        let (writer, marks, disk_low, sink) = new_writer(&self.blocks, recovered.start.clone());
+        let (memory, held_in) = remember(folder.path(), &recovered.start).expect("remember");
+        let mut recalled = nobody();
+        recalled.windows.restore(memory, 0);
+        recalled.held_in = held_in;
+        let (writer, marks, disk_low, sink) =
+            new_writer(&self.blocks, recovered.start.clone(), recalled);
         self.writer = writer;
         self.marks = marks;
         self.disk_low = disk_low;
@@ -441,7 +476,35 @@ impl Rig {
         self.fed = recovered.start.position;
         self.pending.clear();
         self.settle_ops();
+        self.check_windows();
         recovered
+    }
+
+    /// What is remembered of the producers is what is in the journal or on its way, within the
+    /// windows, whatever was removed since.
+    fn check_windows(&mut self) {
+        let mut expected: HashMap<u64, Vec<(u64, u32)>> = HashMap::new();
+        for appended in self.durable.iter().chain(&self.waiting) {
+            let frame = &self.frames[appended.number as usize];
+            let producer = 1 + appended.number % PRODUCERS;
+            let taken = expected.entry(producer).or_default();
+            taken.push(sequence_of(appended.number, frame));
+        }
+        let mut seen = 0;
+        for (_, producer, window, _) in self.writer.windows_mut().from_slot(0) {
+            let mut taken: Vec<_> = window.iter().collect();
+            taken.sort_unstable();
+            let mut expected = expected.remove(&producer).unwrap_or_default();
+            expected.sort_unstable();
+            // A window does not move back when what moved it is lost.
+            expected.retain(|(sequence, _)| sequence + 1024 > window.head());
+            assert_eq!(taken, expected, "producer {producer}");
+            seen += taken.len();
+        }
+        assert!(
+            expected.is_empty(),
+            "{expected:?} are forgotten; {seen} are not"
+        );
     }
 
     /// What recovery kept is the vector: all that was durable, then perhaps the beginning of what
@@ -553,6 +616,12 @@ impl Rig {
     pub fn durable_numbers(&self) -> Vec<u64> {
         self.durable.iter().map(|frame| frame.number).collect()
     }
+}
+
+/// Of the frame with this number: its sequence, and the checksum that stands in its header.
+fn sequence_of(number: u64, frame: &[u8]) -> (u64, u32) {
+    let crc = u32::from_le_bytes(frame[32..36].try_into().expect("four bytes"));
+    (1 + number / PRODUCERS, crc)
 }
 
 impl Pending {

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::segment::{NextSegment, SEGMENT_RETRY_NS};
 use super::{ExistingSegment, Settled, Writer};
-use crate::journal::format::{BLOCK_ALIGN, SEGMENT_HEADER_LEN};
+use crate::config::settings::SyncMode;
+use crate::journal::format::{BLOCK_ALIGN, BlockHeader, SEGMENT_HEADER_LEN};
 use crate::shard::buffer::{BlockId, SharedBlock};
 use crate::shard::counters::LostReason;
 use crate::shard::op::{Errno, Now, Op, SegmentFile};
@@ -15,14 +16,38 @@ pub(super) enum BlockState {
     Written,
 }
 
+/// What a write carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// A segment's header page, which takes no room as a position.
+    Page,
+    /// A block; `since_ns` is when its first entry came, `None` where it holds a snapshot.
+    Block { since_ns: Option<u64> },
+}
+
 /// A sealed block; or a segment's header page, which takes no room as a position.
 pub(super) struct Sealed {
     block: SharedBlock,
     /// The position behind it.
     pub end: u64,
-    /// When its first entry came; `None` for a header page.
-    since_ns: Option<u64>,
+    contents: Contents,
     state: BlockState,
+}
+
+impl Sealed {
+    pub fn header(&self) -> &BlockHeader {
+        self.block.header()
+    }
+
+    /// The header page of a segment that no block has come to yet needs no sync of its own.
+    pub fn is_written_page(&self) -> bool {
+        self.contents == Contents::Page && self.state == BlockState::Written
+    }
+
+    /// Of a header page, which has no entries, its own.
+    pub fn bytes(&self) -> &[u8] {
+        self.block.bytes()
+    }
 }
 
 /// A poisoned segment, kept until nothing of it is in the kernel.
@@ -56,7 +81,7 @@ impl Writer {
         file: SegmentFile,
         offset: u64,
         block: SharedBlock,
-        since_ns: Option<u64>,
+        contents: Contents,
         len: usize,
     ) {
         self.outbox.push(Op::JournalWrite {
@@ -69,7 +94,7 @@ impl Writer {
         self.sealed.push_back(Sealed {
             block,
             end,
-            since_ns,
+            contents,
             state: BlockState::Writing,
         });
     }
@@ -109,15 +134,53 @@ impl Writer {
             .sealed
             .iter()
             .take_while(|sealed| sealed.state == BlockState::Written);
-        self.written = prefix.last().map_or(self.written, |sealed| sealed.end);
-        self.push_sync(now);
-        Settled::default()
+        let before = self.written;
+        self.written = prefix.last().map_or(before, |sealed| sealed.end);
+        match self.plan.sync {
+            SyncMode::Never if self.written > before => self.settle_written(now),
+            mode => {
+                self.push_sync(now);
+                Settled {
+                    written: mode == SyncMode::Interval && self.written > before,
+                    ..Settled::default()
+                }
+            }
+        }
+    }
+
+    /// Without syncs, what is written is all that is promised, to producers and sinks alike.
+    fn settle_written(&mut self, now: Now) -> Settled {
+        self.durable = self.written;
+        let oldest_ns = self.release_durable(now);
+        self.finish_segments();
+        Settled {
+            durable: true,
+            written: true,
+            oldest_ns,
+            ..Settled::default()
+        }
     }
 
     /// Syncs what is written, of one segment at a time and in order, so that nothing of a segment
     /// is durable before all of its predecessor is. One sync is in flight at most: what is written
     /// meanwhile is the next group.
-    fn push_sync(&mut self, now: Now) {
+    ///
+    /// Where `sync` is `Interval`, it waits for the interval, unless something waits for the sync:
+    /// a stop, a segment that is full, or the memory of the blocks.
+    pub(super) fn push_sync(&mut self, now: Now) {
+        let due = match self.plan.sync {
+            SyncMode::Always => true,
+            SyncMode::Never => false,
+            SyncMode::Interval => {
+                self.flushing
+                    || self.segments.len() > 1
+                    || self.blocks.free() * 2 < self.blocks.count()
+                    || now.monotonic_ns >= self.synced_at_ns + self.sync_interval_ns()
+            }
+        };
+        if !due {
+            return;
+        }
         let Some(front) = self.segments.front() else {
             return;
         };
@@ -139,6 +202,19 @@ impl Writer {
             target,
             since_ns: now.monotonic_ns,
         });
+        self.synced_at_ns = now.monotonic_ns;
+    }
+
+    fn sync_interval_ns(&self) -> u64 {
+        self.plan.sync_interval.as_nanos() as u64
+    }
+
+    /// When the next sync by time is due.
+    pub(super) fn sync_deadline_ns(&self) -> Option<u64> {
+        let waits = self.plan.sync == SyncMode::Interval
+            && self.written > self.durable
+            && self.syncing.is_none();
+        waits.then(|| self.synced_at_ns + self.sync_interval_ns())
     }
 
     pub fn on_synced(&mut self, segment: u64, result: Result<(), Errno>, now: Now) -> Settled {
@@ -166,6 +242,7 @@ impl Writer {
         self.push_sync(now);
         Settled {
             durable: true,
+            written: false,
             oldest_ns,
             sync_ns: Some(now.monotonic_ns.saturating_sub(syncing.since_ns)),
             lost: None,
@@ -185,13 +262,14 @@ impl Writer {
         self.plan.marks.advance(self.durable, self.records_durable);
         let mut oldest = None;
         for Sealed {
-            block, since_ns, ..
+            block, contents, ..
         } in self.sealed.drain(..count)
         {
-            let Some(since_ns) = since_ns else {
+            let Contents::Block { since_ns } = contents else {
                 continue;
             };
-            oldest = oldest.or(Some(now.monotonic_ns.saturating_sub(since_ns)));
+            let age_ns = since_ns.map(|since_ns| now.monotonic_ns.saturating_sub(since_ns));
+            oldest = oldest.or(age_ns);
             // Half of the blocks are the writer's: a sink that falls behind reads from disk.
             if self.blocks.free() * 2 >= self.blocks.count() {
                 for feed in &self.plan.feeds {
@@ -199,6 +277,7 @@ impl Writer {
                 }
             }
         }
+        self.note_snapshot();
         oldest
     }
 
@@ -208,6 +287,7 @@ impl Writer {
         let error = errno.map_or("a short write".to_owned(), |errno| {
             std::io::Error::from(errno).to_string()
         });
+        self.forget_lost();
         let filling_records = self
             .filling
             .take()

@@ -8,8 +8,10 @@
 //! append ─▶ filling ─seal─▶ Writing ─▶ Written ─sync─▶ durable: offered to the sinks, let go
 //! ```
 //!
-//! A block is opened only where its place on disk is certain: the segment has room for it, or the
-//! next segment is ready. Where neither holds, the worker waits or refuses ([`Room`]).
+//! A block is opened only where its place on disk is certain: the segment has room for it. Where it
+//! has not, the worker waits for the next segment or refuses ([`Room`]). The turn to the next one
+//! comes at a tick, between two blocks, and the first thing in it is what is remembered of the
+//! producers (`snapshot`): of all frames before the segment, and of none in it.
 //!
 //! A write or a sync that fails poisons the segment: everything of it that is not durable is lost
 //! to the journal (and said so to whoever waits), and the writer goes on in a new segment, whose
@@ -18,14 +20,18 @@
 mod commit;
 mod plan;
 mod segment;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use penstock_proto::reason::Reason;
 
-use self::commit::{Doomed, Sealed, Syncing};
+use self::commit::{Contents, Doomed, Sealed, Syncing};
 use self::segment::{NextSegment, Segment};
+use self::snapshot::Snapshot;
+use crate::config::settings::SyncMode;
+use crate::journal::dedup::Windows;
 use crate::journal::format::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
     SEGMENT_HEADER_LEN,
@@ -65,6 +71,20 @@ pub struct Writer {
     next_number: u64,
     doomed: Vec<Doomed>,
     syncing: Option<Syncing>,
+    synced_at_ns: u64,
+    /// Everything goes to the disk now, whatever the intervals say.
+    flushing: bool,
+
+    /// A frame waits for the next segment.
+    turn_wanted: bool,
+    /// The snapshot at the head of the last segment, while it is being written: frames wait.
+    snapshot: Option<Snapshot>,
+    /// The last whole snapshot that is not known to be durable: where it ends, and in which segment.
+    snapshot_end: Option<(u64, u64)>,
+    /// The start's barrier waits for this shard's first snapshot.
+    owes_snapshot: bool,
+    /// The last one given out.
+    last_ticket: Ticket,
 
     /// The position behind the last sealed block.
     accepted: u64,
@@ -97,6 +117,12 @@ impl Writer {
         );
         let start = plan.start.clone();
         plan.marks.advance(start.position, start.records);
+        let recalled = &plan.recalled;
+        let barrier = recalled.barrier.as_ref();
+        let owes_snapshot = barrier.is_some() && !recalled.windows.is_empty();
+        if let Some(barrier) = barrier.filter(|_| !owes_snapshot) {
+            barrier.arrive();
+        }
         Self {
             shard,
             listeners,
@@ -109,6 +135,13 @@ impl Writer {
             next_number: start.segment,
             doomed: Vec::new(),
             syncing: None,
+            synced_at_ns: 0,
+            flushing: false,
+            turn_wanted: false,
+            snapshot: None,
+            snapshot_end: None,
+            owes_snapshot,
+            last_ticket: Ticket(start.position),
             accepted: start.position,
             written: start.position,
             durable: start.position,
@@ -131,6 +164,33 @@ impl Writer {
         self.durable
     }
 
+    /// Tickets before it may be acknowledged.
+    pub fn acknowledgeable(&self) -> u64 {
+        match self.plan.sync {
+            SyncMode::Always => self.durable,
+            SyncMode::Interval | SyncMode::Never => self.written,
+        }
+    }
+
+    /// Tickets before it are synced.
+    pub fn synced(&self) -> u64 {
+        match self.plan.sync {
+            SyncMode::Always | SyncMode::Interval => self.durable,
+            SyncMode::Never => 0,
+        }
+    }
+
+    /// The last ticket that was given out. Whatever waits for a frame that is not durable yet can
+    /// wait for this one: it is that frame's or a later one's.
+    pub fn last_ticket(&self) -> Ticket {
+        self.last_ticket
+    }
+
+    /// What is remembered of the producers.
+    pub fn windows_mut(&mut self) -> &mut Windows {
+        &mut self.plan.recalled.windows
+    }
+
     /// Records that became durable in this life.
     pub fn records_appended(&self) -> u64 {
         self.records_durable - self.plan.start.records
@@ -144,7 +204,11 @@ impl Writer {
     /// Whether a frame of any length can be appended.
     #[inline]
     pub fn room(&mut self) -> Room {
-        if !self.has_places() {
+        if self.snapshot.is_some() {
+            return Room::Wait;
+        }
+        if !self.has_place() {
+            self.turn_wanted = true;
             return match self.next {
                 NextSegment::Refused { .. } => Room::Refused(Reason::Backpressure),
                 _ => Room::Wait,
@@ -159,13 +223,15 @@ impl Writer {
         }
     }
 
-    /// Whether the block being filled and the one after it have their places on disk.
+    /// Whether the segment has room for the block being filled, sealed as it is, and a whole one.
+    /// (For one that goes on being filled, there was room for a whole one when it was opened.)
     #[inline]
-    fn has_places(&self) -> bool {
-        let both = 2 * self.blocks.block_len() as u64;
+    fn has_place(&self) -> bool {
+        let open = self.filling.as_ref();
+        let open = open.map_or(0, |filling| filling.len.next_multiple_of(BLOCK_ALIGN));
+        let both = (open + self.blocks.block_len()) as u64;
         let here = self.segments.back();
         here.is_some_and(|segment| segment.filled + both <= self.plan.segment_len)
-            || matches!(self.next, NextSegment::Ready { .. })
     }
 
     /// Copies a frame into the open block; `room` must have said yes since the last append.
@@ -178,7 +244,7 @@ impl Writer {
             .as_ref()
             .is_some_and(|filling| filling.len + entry_len > block_len)
         {
-            self.seal(now);
+            self.seal();
         }
         let filling = match &mut self.filling {
             Some(filling) => filling,
@@ -200,31 +266,52 @@ impl Writer {
         filling.len = (filling.len + entry_len.next_multiple_of(ENTRY_ALIGN)).min(block_len);
         filling.entries += 1;
         filling.records += records;
-        Ticket(self.accepted)
+        let is_enough = filling.len >= self.plan.commit_size;
+        let ticket = Ticket(self.accepted);
+        self.last_ticket = ticket;
+        if is_enough {
+            self.seal();
+        }
+        ticket
     }
 
     /// Closes the open block: it gets its place and goes on its way to the disk.
-    fn seal(&mut self, now: Now) {
-        let Some(mut filling) = self.filling.take() else {
-            return;
-        };
-        let len = filling.len;
-        let padded = len.next_multiple_of(BLOCK_ALIGN);
-        let fits = |segment: &Segment| segment.filled + padded as u64 <= self.plan.segment_len;
-        if !self.segments.back().is_some_and(fits) {
-            self.turn_segment(now);
+    fn seal(&mut self) {
+        if let Some(filling) = self.filling.take() {
+            let (entries, records) = (filling.entries, filling.records);
+            let since_ns = Some(filling.since_ns);
+            self.place(filling.block, filling.len, entries, records, since_ns);
         }
-        let segment = self.segments.back_mut().expect("turn_segment opened one");
+    }
+
+    /// Gives a block its header and its place, behind all others.
+    fn place(
+        &mut self,
+        mut block: OpenBlock,
+        len: usize,
+        entries: u32,
+        records: u32,
+        since_ns: Option<u64>,
+    ) {
+        let padded = len.next_multiple_of(BLOCK_ALIGN);
+        let segment = self.segments.back_mut().expect("a block has a segment");
+        assert!(
+            segment.filled + padded as u64 <= self.plan.segment_len,
+            "a block of {padded} bytes at {} of {} in segment {}",
+            segment.filled,
+            self.plan.segment_len,
+            segment.number,
+        );
         let header = BlockHeader {
             len: len as u32,
             position: self.accepted,
             durable: self.durable,
             segment: segment.number,
             records_before: self.records_accepted,
-            entries: filling.entries,
-            records: filling.records,
+            entries,
+            records,
         };
-        let bytes = filling.block.bytes_mut();
+        let bytes = block.bytes_mut();
         header.write(
             bytes
                 .first_chunk_mut()
@@ -234,42 +321,55 @@ impl Writer {
         bytes[len..padded].fill(0);
         let (file, offset) = (segment.file, SEGMENT_HEADER_LEN as u64 + segment.filled);
         segment.filled += padded as u64;
-        self.records_accepted += u64::from(filling.records);
+        self.records_accepted += u64::from(records);
         self.accepted += padded as u64;
-        let since_ns = Some(filling.since_ns);
-        self.write(file, offset, filling.block.share(header), since_ns, padded);
+        let sealed = Contents::Block { since_ns };
+        self.write(file, offset, block.share(header), sealed, padded);
     }
 
-    /// Time has passed: a block that has waited long enough is sealed, a segment that will be
-    /// needed is made, one that every sink has behind it is removed.
+    /// Time has passed: a block that has waited long enough is sealed, the next segment is turned
+    /// to, one that will be needed is made, one that every sink has behind it is removed.
     pub fn tick(&mut self, now: Now) {
         if self
-            .deadline_ns()
+            .commit_deadline_ns()
             .is_some_and(|deadline| deadline <= now.monotonic_ns)
         {
-            self.seal(now);
+            self.seal();
         }
+        self.turn_where_wanted(now);
+        self.write_snapshot(now);
         self.prepare_segment(now);
         self.remove_segment();
-        self.plan.marks.set_writable(self.has_places());
+        self.push_sync(now);
+        let is_writable = self.has_place() || matches!(self.next, NextSegment::Ready { .. });
+        self.plan.marks.set_writable(is_writable);
     }
 
-    /// When `tick` has something to do for the block being filled.
-    pub fn deadline_ns(&self) -> Option<u64> {
+    fn commit_deadline_ns(&self) -> Option<u64> {
         let filling = self.filling.as_ref()?;
         Some(filling.since_ns + self.plan.commit_interval.as_nanos() as u64)
     }
 
-    /// Seals what is open, to drain at a stop.
+    /// When `tick` has something to do for what was appended.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        let commit = self.commit_deadline_ns();
+        let sync = self.sync_deadline_ns();
+        commit.into_iter().chain(sync).min()
+    }
+
+    /// Seals what is open and syncs what is written, to drain at a stop.
     pub fn flush(&mut self, now: Now) {
-        self.seal(now);
+        self.flushing = true;
+        self.seal();
+        self.push_sync(now);
     }
 
     /// Whether everything appended is durable and nothing is in the kernel.
     pub fn is_settled(&self) -> bool {
         self.filling.is_none()
-            && self.sealed.is_empty()
+            && self.sealed.iter().all(Sealed::is_written_page)
             && self.syncing.is_none()
+            && self.snapshot.is_none()
             && self.doomed.is_empty()
             && self.removing.is_none()
             && !matches!(self.next, NextSegment::Making { .. })

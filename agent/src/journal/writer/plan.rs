@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use penstock_proto::reason::Reason;
 
+use crate::config::settings::SyncMode;
+use crate::journal::dedup::Recalled;
 use crate::journal::feed::{FeedSender, JournalMarks};
 use crate::shard::counters::LostReason;
 
@@ -34,11 +36,17 @@ pub struct ExistingSegment {
 /// What a writer needs to know.
 pub struct JournalPlan {
     pub commit_interval: Duration,
+    /// A block that holds this many bytes is sealed at once; one that is full always is.
+    pub commit_size: usize,
+    pub sync: SyncMode,
+    /// The longest time between a write and its sync, where `sync` is `Interval`.
+    pub sync_interval: Duration,
     /// Bytes of blocks in a segment; a multiple of 4096, at least one block.
     pub segment_len: u64,
     /// Bytes that the shard's segments may take together.
     pub size_max: u64,
     pub start: JournalStart,
+    pub recalled: Recalled,
     /// One per sink.
     pub feeds: Vec<FeedSender>,
     pub marks: Arc<JournalMarks>,
@@ -65,6 +73,8 @@ pub enum Room {
 pub struct Settled {
     /// The durable mark moved: every ticket before it is durable.
     pub durable: bool,
+    /// The written mark moved, which is what is acknowledged where `sync` is not `Always`.
+    pub written: bool,
     /// Age of the oldest block that became durable, counted from its first entry.
     pub oldest_ns: Option<u64>,
     /// How long the sync took.

@@ -9,6 +9,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::commit::Contents;
 use super::{ExistingSegment, Writer};
 use crate::journal::format::{BlockHeader, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::shard::buffer::OpenBlock;
@@ -72,7 +73,8 @@ impl Writer {
         let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
         let disk_low = self.plan.disk_low.load(Ordering::Relaxed);
         let full = self.bytes - self.held_back() + segment_bytes > self.plan.size_max;
-        if disk_low || full {
+        // The first snapshot must have its place: until it is durable nothing else may go.
+        if (disk_low || full) && !self.owes_snapshot {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             self.next = NextSegment::Refused {
                 until_ns: now.monotonic_ns,
@@ -163,9 +165,22 @@ impl Writer {
         }
     }
 
-    /// From here on blocks go to the next segment, which `room` made certain is ready. Its header
-    /// page is written before its first block, so that `written` passes it first.
-    pub(super) fn turn_segment(&mut self, now: Now) {
+    /// Turns to the next segment where a frame waits for it, or what was remembered at the start is
+    /// to be made durable, and it is ready. The block being filled goes to the segment that is left.
+    pub(super) fn turn_where_wanted(&mut self, now: Now) {
+        let owes = self.owes_snapshot && self.segments.is_empty();
+        let wanted = (self.turn_wanted || owes) && self.snapshot.is_none() && !self.has_place();
+        if wanted && matches!(self.next, NextSegment::Ready { .. }) {
+            self.seal();
+            self.turn_wanted = false;
+            self.turn_segment(now);
+            self.begin_snapshot(now);
+        }
+    }
+
+    /// From here on blocks go to the next segment, which is ready. Its header page is written
+    /// before its first block, so that `written` passes it first.
+    fn turn_segment(&mut self, now: Now) {
         let NextSegment::Ready {
             number,
             file,
@@ -204,7 +219,13 @@ impl Writer {
             entries: 0,
             records: 0,
         };
-        self.write(file, 0, page.share(marker), None, SEGMENT_HEADER_LEN);
+        self.write(
+            file,
+            0,
+            page.share(marker),
+            Contents::Page,
+            SEGMENT_HEADER_LEN,
+        );
         // The one before may be wholly durable already: no sync of it is to come that would say so.
         self.finish_segments();
     }
@@ -239,14 +260,16 @@ impl Writer {
     ///
     /// A later segment is never removed before an earlier one: its base says where the earlier
     /// one's valid part ends. And the last one stays until there is a durable block behind it, or a
-    /// restart would find nothing that tells which positions were given out.
+    /// restart would find nothing that tells which positions were given out. Nor does one go that
+    /// holds what is remembered of the producers (`snapshot`).
     pub(super) fn remove_segment(&mut self) {
         let Some(oldest) = self.finished.front() else {
             return;
         };
         let number = oldest.number;
         let waits = self.doomed.iter().any(|doomed| doomed.number < number);
-        if self.removing.is_some() || waits || !self.has_successor() || !self.is_committed(oldest) {
+        let is_needed = !self.is_forgettable(number) || !self.has_successor();
+        if self.removing.is_some() || waits || is_needed || !self.is_committed(oldest) {
             return;
         }
         self.removing = Some(number);

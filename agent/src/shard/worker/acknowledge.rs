@@ -12,15 +12,23 @@ use crate::shard::settle::Waiting;
 
 /// What a producer waits before it sends again what was not taken for lack of room.
 pub(super) const RETRY_AFTER_BACKPRESSURE_MS: u32 = 1_000;
+/// What a producer waits that is one too many: others expire by the minute, not by the second.
+pub(super) const RETRY_AFTER_CROWDED_MS: u32 = 10_000;
 /// What it waits where a segment failed: the next one is a moment away.
 pub(super) const RETRY_AFTER_FAILURE_MS: u32 = 200;
 
 impl<K: Kernel> Worker<K> {
     pub(super) fn on_settled(&mut self, settled: Settled) {
-        if settled.durable {
-            let durable = self.intake.journal.durable();
-            while let Some(run) = self.waiting.pop_durable(durable) {
-                self.acknowledge(run, AckStatus::Durable, 0, 0);
+        if settled.durable || settled.written {
+            let journal = &self.intake.journal;
+            let (mark, synced) = (journal.acknowledgeable(), journal.synced());
+            while let Some(run) = self.waiting.pop_before(mark) {
+                let status = match run.duplicate {
+                    _ if run.ticket.0 >= synced => AckStatus::Written,
+                    true => AckStatus::Duplicate,
+                    false => AckStatus::Durable,
+                };
+                self.acknowledge(run, status, 0, 0);
             }
             self.intake.counters.journal_appended_records = self.intake.journal.records_appended();
         }

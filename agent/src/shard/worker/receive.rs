@@ -5,7 +5,9 @@ use penstock_proto::reason::Reason;
 use penstock_proto::wire::{Ack, AckStatus};
 
 use super::Worker;
-use super::acknowledge::{RETRY_AFTER_BACKPRESSURE_MS, RETRY_AFTER_FAILURE_MS};
+use super::acknowledge::{
+    RETRY_AFTER_BACKPRESSURE_MS, RETRY_AFTER_CROWDED_MS, RETRY_AFTER_FAILURE_MS,
+};
 use super::stop::Life;
 use crate::config::settings::Protocol;
 use crate::frame::parse_datagram;
@@ -13,7 +15,7 @@ use crate::gate::standin::{self, BundleVerdict};
 use crate::journal::writer::Room;
 use crate::limits;
 use crate::shard::counters::CloseReason;
-use crate::shard::intake::Origin;
+use crate::shard::intake::{Origin, Taken};
 use crate::shard::op::{
     Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received,
 };
@@ -277,22 +279,45 @@ impl<K: Kernel> Worker<K> {
                         self.intake.refuse(origin.listener, Reason::ForeignProducer);
                         (header, Reason::ForeignProducer)
                     } else {
-                        match self.intake.take(origin, &frame, room, now) {
-                            Ok(ticket) => {
-                                if header.wants_ack() {
-                                    connection.waiting += 1;
-                                    self.waiting.push(Waiting {
-                                        ticket,
-                                        peer,
-                                        producer: header.producer,
-                                        sequence: header.sequence,
-                                        count: 1,
-                                    });
+                        let known = Some(&mut connection.known);
+                        let taken = self.intake.take(origin, &frame, room, known, now);
+                        let journal = &self.intake.journal;
+                        let (ticket, duplicate) = match taken {
+                            Taken::Accepted(ticket) => (ticket, false),
+                            // Not before the original: it may still be lost.
+                            Taken::Duplicate { behind } if behind > journal.acknowledgeable() => {
+                                (journal.last_ticket(), true)
+                            }
+                            Taken::Duplicate { behind } => {
+                                let synced = behind <= journal.synced();
+                                let ack = duplicate(&header, synced);
+                                if header.wants_ack() && !connection.acks.push(ack) {
+                                    close = Some(CloseReason::AcksNotRead);
+                                    break Progress::Done;
                                 }
                                 continue;
                             }
-                            Err(reason) => (header, reason),
+                            Taken::Refused(reason) => {
+                                let ack = refusal(&header, reason);
+                                if header.wants_ack() && !connection.acks.push(ack) {
+                                    close = Some(CloseReason::AcksNotRead);
+                                    break Progress::Done;
+                                }
+                                continue;
+                            }
+                        };
+                        if header.wants_ack() {
+                            connection.waiting += 1;
+                            self.waiting.push(Waiting {
+                                ticket,
+                                peer,
+                                producer: header.producer,
+                                sequence: header.sequence,
+                                count: 1,
+                                duplicate,
+                            });
                         }
+                        continue;
                     }
                 }
                 Step::Refused { header, reason } => {
@@ -358,7 +383,7 @@ impl<K: Kernel> Worker<K> {
                     let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
                     counts.sequence_gap_frames += gap;
                     // UDP has no acknowledgements: a refusal is counted, and that is all.
-                    let _ = self.intake.take(origin, &frame, room, self.now);
+                    let _ = self.intake.take(origin, &frame, room, None, self.now);
                 }
                 Err(reason) => self.intake.refuse(id, reason),
             }
@@ -457,11 +482,27 @@ fn refusal(header: &FrameHeader, reason: Reason) -> Ack {
     answer(header.producer, header.sequence, reason)
 }
 
+/// The answer to a frame that was taken before.
+fn duplicate(header: &FrameHeader, synced: bool) -> Ack {
+    Ack {
+        status: match synced {
+            true => AckStatus::Duplicate,
+            false => AckStatus::Written,
+        },
+        reason: 0,
+        producer: header.producer,
+        sequence: header.sequence,
+        retry_after_ms: 0,
+        count: 1,
+    }
+}
+
 fn answer(producer: u64, sequence: u64, reason: Reason) -> Ack {
     let (status, retry_after_ms) = match reason {
         Reason::Backpressure | Reason::Stopping => {
             (AckStatus::TryLater, RETRY_AFTER_BACKPRESSURE_MS)
         }
+        Reason::TooManyProducers => (AckStatus::TryLater, RETRY_AFTER_CROWDED_MS),
         Reason::JournalFailed => (AckStatus::TryLater, RETRY_AFTER_FAILURE_MS),
         _ => (AckStatus::Refused, 0),
     };

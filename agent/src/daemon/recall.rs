@@ -1,0 +1,92 @@
+//! All journals are recovered before any shard starts: what they remember of their producers is put
+//! together and dealt out anew, as there may have been more shards before, or fewer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::daemon::data::DataFolder;
+use crate::exit::Failure;
+use crate::journal::dedup::{Recalled, StartBarrier, Windows, owner};
+use crate::journal::recovery::windows::{Memory, merge};
+use crate::journal::writer::JournalStart;
+
+/// What the journals leave to this life.
+pub struct Inheritance {
+    /// Of each shard that there is now.
+    pub shards: Vec<(JournalStart, Recalled)>,
+    /// The journals of shards that are gone.
+    pub left_behind: Vec<(u16, JournalStart)>,
+    /// Where windows have moved between shards: nothing old may go before it is passed.
+    pub barrier: Option<Arc<StartBarrier>>,
+}
+
+/// Recovers all journals, for `shards` shards that remember at most `producers_max` producers each,
+/// none of them longer than `expiry` after `now_unix_ns`.
+pub fn recall(
+    data: &DataFolder,
+    shards: u16,
+    producers_max: usize,
+    expiry: Duration,
+    now_unix_ns: u64,
+) -> Result<Inheritance, Failure> {
+    let mut memories = Vec::new();
+    let mut starts = Vec::new();
+    let mut is_moved = false;
+    for shard in 0..shards {
+        let start = data.recover(shard)?.start;
+        let (memory, held_in) = data.remember(shard, &start)?;
+        is_moved |= memory.keys().any(|id| owner(*id, shards) != shard);
+        memories.push(memory);
+        starts.push((start, held_in));
+    }
+    let mut left_behind = Vec::new();
+    for shard in data.shards_beyond(shards)? {
+        let start = data.recover(shard)?.start;
+        let (memory, _) = data.remember(shard, &start)?;
+        is_moved |= !memory.is_empty();
+        memories.push(memory);
+        left_behind.push((shard, start));
+    }
+    let barrier = is_moved.then(|| Arc::new(StartBarrier::new(usize::from(shards))));
+    let parts = match is_moved {
+        true => deal(memories, shards),
+        false => {
+            memories.truncate(usize::from(shards));
+            memories
+        }
+    };
+    let shards = (0..).zip(starts).zip(parts).map(|((shard, (start, held_in)), memory)| {
+        let mut windows = Windows::new(producers_max, expiry);
+        let forgotten = windows.restore(memory, now_unix_ns);
+        if forgotten > 0 {
+            tracing::warn!(
+                shard,
+                forgotten,
+                producers_max,
+                "more producers than fit were remembered: a retry of the longest idle may be stored twice",
+            );
+        }
+        let barrier = barrier.clone();
+        (start, Recalled { windows, held_in, barrier })
+    });
+    Ok(Inheritance {
+        shards: shards.collect(),
+        left_behind,
+        barrier,
+    })
+}
+
+/// All memories as one, by owner.
+fn deal(memories: Vec<Memory>, shards: u16) -> Vec<Memory> {
+    let mut parts: Vec<Memory> = (0..shards).map(|_| Memory::new()).collect();
+    for memory in memories {
+        let mut dealt: Vec<Memory> = (0..shards).map(|_| Memory::new()).collect();
+        for (producer, remembered) in memory {
+            dealt[usize::from(owner(producer, shards))].insert(producer, remembered);
+        }
+        for (part, dealt) in parts.iter_mut().zip(dealt) {
+            merge(part, dealt);
+        }
+    }
+    parts
+}
