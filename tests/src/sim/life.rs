@@ -124,6 +124,8 @@ impl Life {
         self.disk_low = Arc::default();
         self.deadline = Arc::default();
         let count = self.setup.shards_of(self.number);
+        let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
+        self.world().struck.reshards += u64::from(reshards);
         let found = restart::recover(self.data_dir.path(), images, count, &mut self.world());
         for (shard, found) in found.into_iter().enumerate() {
             self.begin_shard(shard, found);

@@ -50,7 +50,7 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
                 true
             }
         };
-        outcome.add(&life);
+        outcome.add_life(&life);
         if number + 1 == setup.lives.len() {
             outcome.close(&mut life);
             break;
@@ -64,13 +64,24 @@ pub fn run(setup: &Setup, trace: Option<Trace>) -> Outcome {
 /// The end of a life that has settled and stopped, and is a run's last: what came of it all?
 pub fn finish(mut life: Life) -> Outcome {
     let mut outcome = Outcome::default();
-    outcome.add(&life);
+    outcome.add_life(&life);
     outcome.close(&mut life);
     outcome
 }
 
 impl Outcome {
-    fn add(&mut self, life: &Life) {
+    /// The sum over runs.
+    pub fn add(&mut self, other: &Self) {
+        self.lives += other.lives;
+        self.turns += other.turns;
+        self.frames += other.frames;
+        self.acknowledged += other.acknowledged;
+        self.stored += other.stored;
+        self.lost_records += other.lost_records;
+        self.struck.add(&other.struck);
+    }
+
+    fn add_life(&mut self, life: &Life) {
         self.lives += 1;
         self.turns += life.turns;
         let counters = life.all_counters();

@@ -129,6 +129,10 @@ impl Setup {
             setup.drain = Some(Duration::from_millis(rng.between(0..=3_000)));
         }
         setup.shards = vec![rng.pick(&[1, 1, 1, 2, 3])];
+        if setup.shards[0] > 1 && rng.chance(500) {
+            let others = [rng.pick(&[1, 2, 3]), rng.pick(&[1, 2, 3])];
+            setup.shards.extend(others);
+        }
         setup.faults = random_faults(&mut rng);
         if rng.chance(300) {
             // Each commit waits for the disk: blocks run out while bytes go on arriving.

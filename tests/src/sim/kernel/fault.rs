@@ -58,8 +58,6 @@ pub struct Struck {
     pub torn_tails_cut: u64,
     pub segments_removed: u64,
     pub files_sealed: u64,
-    /// Blocks that a sink read from the disk, as they were not in memory any more.
-    pub read_from_disk: u64,
     pub backpressure: u64,
     /// Frames that were put on a wire more than once.
     pub resent: u64,
@@ -70,7 +68,7 @@ pub struct Struck {
 }
 
 impl Struck {
-    fn each(&mut self) -> [(&'static str, &mut u64); 25] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 24] {
         [
             ("kills", &mut self.kills),
             ("power losses", &mut self.power_losses),
@@ -91,7 +89,6 @@ impl Struck {
             ("torn tails cut", &mut self.torn_tails_cut),
             ("segments removed", &mut self.segments_removed),
             ("files sealed", &mut self.files_sealed),
-            ("blocks read from disk", &mut self.read_from_disk),
             ("told to try later", &mut self.backpressure),
             ("frames sent again", &mut self.resent),
             ("answered duplicate", &mut self.duplicates),
