@@ -7,6 +7,8 @@ pub enum Exit {
     Ok = 0,
     /// EX_USAGE: the command line is wrong.
     Usage = 64,
+    /// EX_DATAERR: what is stored is damaged.
+    Data = 65,
     /// EX_NOINPUT: an input file is missing or unreadable.
     NoInput = 66,
     /// EX_UNAVAILABLE: something needed is not there (a port in use, no eBPF where required).

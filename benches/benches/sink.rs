@@ -172,6 +172,7 @@ fn journal_block() -> (Vec<u8>, BlockHeader) {
         records_before: 0,
         entries,
         records: entries * RECORDS_PER_FRAME as u32,
+        salt: 7,
     };
     header.write(block.first_chunk_mut().expect("the header's room"));
     (block, header)

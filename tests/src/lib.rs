@@ -2,5 +2,6 @@
 //! order of events that its seed can think of. `netns` is a network of its own in a real one.
 
 pub mod agent;
+pub mod mount;
 pub mod netns;
 pub mod sim;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use penstock::config::settings::{
     AdminSettings, Compression, FileFormat, GateMode, GateSettings, JournalSettings,
-    ListenerSettings, MinFree, Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
+    ListenerSettings, MinFree, OnFull, Protocol, Settings, Shards, SinkKind, SinkSettings,
+    SyncMode,
 };
 use penstock::config::{self, LoadError};
 use penstock::exit::{Exit, Failure};
@@ -38,6 +39,7 @@ fn builtin() -> Settings {
         journal: JournalSettings {
             max_size: 8 * GIB,
             min_free: MinFree::Percent(10.0),
+            on_full: OnFull::Backpressure,
             sync: SyncMode::Always,
             sync_interval: Duration::from_secs(1),
             commit_interval: Duration::from_millis(5),
@@ -104,7 +106,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            19,
+            20,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -132,6 +134,7 @@ fn what_show_prints_reads_back_to_the_same() {
         [journal]
         max_size = "2147483647B"
         min_free = "2.5%"
+        on_full = "drop_oldest"
         commit_interval = "1500us"
         [listeners.zeta]
         address = "tcp://[::]:4600"
@@ -154,6 +157,7 @@ fn what_show_prints_reads_back_to_the_same() {
     assert_eq!(first.memory_max, 1_000_000_000);
     assert_eq!(first.journal.max_size, 2_147_483_647);
     assert_eq!(first.journal.min_free, MinFree::Percent(2.5));
+    assert_eq!(first.journal.on_full, OnFull::DropOldest);
     assert_eq!(first.journal.commit_interval, Duration::from_micros(1500));
     assert_eq!(first.data_dir, PathBuf::from("/srv/pen \"stock\""));
     let names: Vec<_> = first.listeners.iter().map(|l| l.name.as_str()).collect();

@@ -172,6 +172,7 @@ fn write_journal(data_dir: &Path, sent: &[Sent]) -> (u64, u64) {
         records_before: 0,
         created_unix_nano: 0,
         predecessor: 0,
+        salt: 7,
         listeners: LISTENERS.map(str::to_owned).to_vec(),
     };
     let mut page = [0; SEGMENT_HEADER_LEN];
@@ -206,6 +207,7 @@ fn write_journal(data_dir: &Path, sent: &[Sent]) -> (u64, u64) {
             records_before,
             entries: 1,
             records,
+            salt: 7,
         };
         header.write(block.first_chunk_mut().expect("the header's room"));
         block.resize(block.len().next_multiple_of(BLOCK_ALIGN), 0);

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use agent_common::verdict::{KernelDrop, Verdict};
 use penstock::admin::{self, AdminState, Condition, Readiness, Status, StatusSource};
 use penstock::config::settings::ListenerSettings;
-use penstock::metric::{ControlPublisher, Registry, ShardPublisher, SinkCounts, SinkLabels};
-use penstock::shard::counters::{ListenerCounters, ShardCounters};
+use penstock::metric::{
+    ControlPublisher, JournalState, Registry, ShardPublisher, SinkCounts, SinkLabels,
+};
+use penstock::shard::counters::{ListenerCounters, Refusal, ShardCounters};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use tokio::sync::oneshot;
@@ -203,6 +205,7 @@ fn count_something(registry: &Registry, listeners: &[ListenerSettings]) {
     let sinks = [SinkLabels {
         name: "files",
         error_reasons: &["write", "sync"],
+        skip_reasons: &["dropped"],
     }];
     let mut control = ControlPublisher::new(registry, listeners, &sinks, "io_uring", "kernel");
     let mut verdicts = [0; Verdict::COUNT];
@@ -222,11 +225,17 @@ fn count_something(registry: &Registry, listeners: &[ListenerSettings]) {
                 lag_records: 34,
                 lag_seconds: 0.5,
                 errors: &[0, 1],
+                skipped: &[5],
             },
         );
     }
     control.receive_buffer(0, 4096, 1 << 20);
     control.journal_limit(8 << 30);
+    control.journal(&JournalState {
+        refusing: [0; Refusal::COUNT],
+        disk_free: 7 << 30,
+        min_free: 1 << 30,
+    });
 }
 
 /// A Prometheus server of our own on a port of its own, with its data in a folder of its own.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::config::print_text;
+use super::journal;
 use crate::config::{self, LoadError};
 use crate::exit::{Exit, Failure};
 
@@ -15,21 +16,35 @@ use crate::exit::{Exit, Failure};
 pub struct Arguments {
     /// The file; without one, /etc/penstock/penstock.toml
     file: Option<PathBuf>,
+    /// Check the journal in the configured data folder as well, as `penstock journal check` does: 65
+    /// where acknowledged records are damaged
+    #[arg(long)]
+    journal: bool,
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let report = check(arguments.file.as_deref())?;
     print_text(&report.text)?;
-    match report.failure {
-        None => Ok(()),
-        Some(failure) => Err(failure),
+    match (report.failure, report.data_dir) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(data_dir)) if arguments.journal => check_journal(&data_dir),
+        (None, _) => Ok(()),
     }
+}
+
+fn check_journal(data_dir: &Path) -> Result<(), Failure> {
+    if !data_dir.join("journal").is_dir() {
+        return print_text(&format!("{}: no journal yet\n", data_dir.display()));
+    }
+    journal::check(data_dir, journal::Format::Text)
 }
 
 /// What goes to standard output, and how the command ends.
 struct Report {
     text: String,
     failure: Option<Failure>,
+    /// Where the configuration is right.
+    data_dir: Option<PathBuf>,
 }
 
 fn check(file: Option<&Path>) -> Result<Report, Failure> {
@@ -43,6 +58,7 @@ fn check(file: Option<&Path>) -> Result<Report, Failure> {
             Ok(Report {
                 text,
                 failure: None,
+                data_dir: Some(loaded.settings.data_dir),
             })
         }
         Err(LoadError::Mistakes(mistakes)) => Ok(Report {
@@ -51,6 +67,7 @@ fn check(file: Option<&Path>) -> Result<Report, Failure> {
                 Exit::Config,
                 format!("{} in the configuration", mistakes.count()),
             )),
+            data_dir: None,
         }),
         Err(error) => Err(error.into()),
     }

@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 mod cat;
 mod check;
 mod config;
+mod journal;
 mod load;
 mod run;
 mod send;
@@ -33,6 +34,7 @@ enum Command {
     Send(send::Arguments),
     Cat(cat::Arguments),
     Load(load::Arguments),
+    Journal(journal::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Send(arguments) => send::run(arguments),
         Command::Cat(arguments) => cat::run(arguments),
         Command::Load(arguments) => load::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

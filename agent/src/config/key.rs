@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, GateMode, MinFree, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, GateMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::limits::SHARDS_MAX;
@@ -86,6 +86,17 @@ pub const JOURNAL_MIN_FREE: Key<MinFree> = Key {
         MinFree::Bytes(bytes) => show_size(bytes),
     },
 };
+
+pub const JOURNAL_ON_FULL: Key<OnFull> = Key {
+    path: "journal.on_full",
+    default: Some("backpressure"),
+    parse: |leaf| word(leaf, &ON_FULL_WORDS, &[]),
+    show: |on_full| show_word(on_full, &ON_FULL_WORDS),
+};
+const ON_FULL_WORDS: [(&str, OnFull); 2] = [
+    ("backpressure", OnFull::Backpressure),
+    ("drop_oldest", OnFull::DropOldest),
+];
 
 pub const JOURNAL_SYNC: Key<SyncMode> = Key {
     path: "journal.sync",
@@ -231,6 +242,7 @@ pub const KNOWN: &[&str] = &[
     ADMIN_ADDRESS.path,
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,
+    JOURNAL_ON_FULL.path,
     JOURNAL_SYNC.path,
     JOURNAL_SYNC_INTERVAL.path,
     JOURNAL_COMMIT_INTERVAL.path,
@@ -250,12 +262,7 @@ pub const KNOWN: &[&str] = &[
 ];
 
 /// Keys of later versions, known so that the answer is not "unknown key".
-pub const LATER: &[&str] = &[
-    "gate.deny",
-    "gate.limits",
-    "journal.on_full",
-    "sinks.*.on_full",
-];
+pub const LATER: &[&str] = &["gate.deny", "gate.limits", "sinks.*.on_full"];
 
 impl<T> Key<T> {
     /// The value that holds where the key is not given.

@@ -72,6 +72,7 @@ impl Reader {
             journal: JournalSettings {
                 max_size: self.value(&key::JOURNAL_MAX_SIZE, ""),
                 min_free: self.value(&key::JOURNAL_MIN_FREE, ""),
+                on_full: self.value(&key::JOURNAL_ON_FULL, ""),
                 sync: self.value(&key::JOURNAL_SYNC, ""),
                 sync_interval: self.value(&key::JOURNAL_SYNC_INTERVAL, ""),
                 commit_interval: self.value(&key::JOURNAL_COMMIT_INTERVAL, ""),

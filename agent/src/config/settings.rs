@@ -56,6 +56,7 @@ pub struct JournalSettings {
     pub max_size: u64,
     /// What must stay free on the file system.
     pub min_free: MinFree,
+    pub on_full: OnFull,
     pub sync: SyncMode,
     /// The longest time between a write and its sync, where `sync` is `Interval`.
     pub sync_interval: Duration,
@@ -72,6 +73,15 @@ pub enum MinFree {
     /// 0 to 90.
     Percent(f64),
     Bytes(u64),
+}
+
+/// What happens when the journal has no room for another segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// Senders are told to try later, until the sinks have caught up.
+    Backpressure,
+    /// The oldest segment goes, whether every sink has it or not.
+    DropOldest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

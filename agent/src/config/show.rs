@@ -17,6 +17,7 @@ pub fn show(settings: &Settings) -> String {
     let journal = &settings.journal;
     line(&mut out, &key::JOURNAL_MAX_SIZE, &journal.max_size);
     line(&mut out, &key::JOURNAL_MIN_FREE, &journal.min_free);
+    line(&mut out, &key::JOURNAL_ON_FULL, &journal.on_full);
     line(&mut out, &key::JOURNAL_SYNC, &journal.sync);
     if journal.sync == SyncMode::Interval {
         let interval = &journal.sync_interval;

@@ -1,10 +1,10 @@
 //! The control thread: starts everything in order, watches over it, answers scrapes, and stops
 //! everything in order. Tokio runs here and nowhere else.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,9 +12,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::admin::{self, AdminState, Condition, Readiness};
-use crate::config::settings::{MinFree, Settings};
+use crate::config::settings::{OnFull, Settings};
 use crate::config::{self, Loaded};
-use crate::daemon::data::{DataFolder, disk_space};
+use crate::daemon::data::DataFolder;
+use crate::daemon::disk::DiskWatch;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
@@ -43,6 +44,7 @@ const SINK_HANG: Duration = Duration::from_secs(2);
 
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
+    ignore_file_size_signal();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -51,6 +53,13 @@ pub fn run(loaded: Loaded) -> Result<(), Failure> {
     // A sink that hangs in a call must not keep the process: its thread ends with it.
     runtime.shutdown_background();
     outcome
+}
+
+/// A write or an allocation beyond RLIMIT_FSIZE fails with EFBIG, which is treated as a full disk, and
+/// sends SIGXFSZ, whose default is to end the process.
+fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN is no handler: nothing of ours runs in a signal's context.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 async fn live(loaded: Loaded) -> Result<(), Failure> {
@@ -143,8 +152,7 @@ struct Agent {
     shards: Vec<Shard>,
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
-    disk_low: Arc<AtomicBool>,
-    min_free: MinFree,
+    disk: DiskWatch,
     data: DataFolder,
 }
 
@@ -183,13 +191,24 @@ impl Agent {
         }
 
         let sink_stop = Arc::new(StopDeadline::default());
-        let disk_low = Arc::new(AtomicBool::new(false));
+        let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
+        let disk = DiskWatch::new(
+            settings.journal.min_free,
+            u64::from(shard_count) * segment_len,
+        );
+        disk.look(data.path());
         let schemas = Schemas::default();
         let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
+            if settings.journal.on_full == OnFull::DropOldest {
+                // What an earlier life has dropped is told apart from what is missing.
+                if let Some((oldest, _)) = data.oldest(shard)? {
+                    shard_marks.drop_until(oldest);
+                }
+            }
             let feeds = sinks.start(shard, &shard_marks)?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
             let stand_in = gate_kind == GateKind::UserSpace;
@@ -208,7 +227,10 @@ impl Agent {
                     recalled,
                     feeds,
                     marks: Arc::clone(&shard_marks),
-                    disk_low: Arc::clone(&disk_low),
+                    disk_low: Arc::clone(disk.low()),
+                    on_full: settings.journal.on_full,
+                    // A hasher of the standard library is seeded by the kernel's random numbers.
+                    salt_seed: RandomState::new().build_hasher().finish(),
                 },
                 schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
@@ -220,7 +242,16 @@ impl Agent {
             deliver_left_behind(shard, &start, &mut sinks)?;
         }
 
-        let shared = Shared::new(loaded, started, gate, bound, marks, sinks.views, &registry);
+        let shared = Shared::new(
+            loaded,
+            started,
+            gate,
+            bound,
+            marks,
+            sinks.views,
+            disk.space(),
+            &registry,
+        );
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),
@@ -230,8 +261,7 @@ impl Agent {
             shards,
             sinks: sinks.threads,
             sink_stop,
-            disk_low,
-            min_free: settings.journal.min_free,
+            disk,
             data,
         }
         .listening())
@@ -287,24 +317,7 @@ impl Agent {
 
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.
     fn watch(&self) -> Result<(), Failure> {
-        if let Ok((free, total)) = disk_space(self.data.path()) {
-            let wanted = match self.min_free {
-                MinFree::Bytes(bytes) => bytes,
-                MinFree::Percent(percent) => (total as f64 * percent / 100.0) as u64,
-            };
-            let low = free < wanted;
-            if low != self.disk_low.swap(low, Ordering::Relaxed) {
-                match low {
-                    true => tracing::error!(
-                        free,
-                        wanted,
-                        "below journal.min_free: once the journal's segments are full, senders \
-                         are told to try later until there is room",
-                    ),
-                    false => tracing::info!(free, wanted, "above journal.min_free again"),
-                }
-            }
-        }
+        self.disk.look(self.data.path());
         let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
         self.readiness.set(Condition::JournalWritable, writable);
         match self.shards.iter().position(Shard::is_finished) {

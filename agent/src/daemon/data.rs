@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Failure};
 use crate::journal::format::shard_folder_name;
+use crate::journal::reader::oldest;
 use crate::journal::recovery::windows::{self, Memory};
 use crate::journal::recovery::{self, Recovered};
 use crate::journal::writer::JournalStart;
@@ -51,6 +52,7 @@ impl DataFolder {
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
         named.map_err(|error| Failure::io(format!("write {}", lock_path.display()), &error))?;
         make_folder(&path.join("journal"))?;
+        sync_folder(path)?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
@@ -65,10 +67,18 @@ impl DataFolder {
         self.path.join("journal").join(shard_folder_name(shard))
     }
 
+    /// Where a shard's oldest segment begins, and the records before it.
+    pub fn oldest(&self, shard: u16) -> Result<Option<(u64, u64)>, Failure> {
+        oldest(&self.shard_folder(shard))
+            .map_err(|error| Failure::new(Exit::Io, format!("read the journal: {error}")))
+    }
+
     /// Recovers a shard's journal and says what was found.
     pub fn recover(&self, shard: u16) -> Result<Recovered, Failure> {
         let folder = self.shard_folder(shard);
         make_folder(&folder)?;
+        // A shard's folder that the power takes away takes with it what was acknowledged in it.
+        sync_folder(&self.path.join("journal"))?;
         let recovered = recovery::recover(&folder)
             .map_err(|error| Failure::io("recover the journal", &error.source).with(&error))?;
         let report = &recovered.report;
@@ -118,6 +128,12 @@ impl DataFolder {
         shards.sort_unstable();
         Ok(shards)
     }
+}
+
+fn sync_folder(path: &Path) -> Result<(), Failure> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| Failure::io(format!("sync the folder {}", path.display()), &error))
 }
 
 fn make_folder(path: &Path) -> Result<(), Failure> {

@@ -8,6 +8,7 @@
 
 mod control;
 pub mod data;
+mod disk;
 mod listen;
 pub mod recall;
 mod shards;

@@ -8,12 +8,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::admin::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
-use crate::metric::{ControlPublisher, Registry, SinkCounts, SinkLabels};
+use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
-use crate::sink::{ErrorReason, SinkLag, SinkStats};
+use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
 /// The kernel interface of the shards, as `build_info` names it.
 const IO: &str = "io_uring";
@@ -73,11 +75,16 @@ pub struct Shared {
     gate: Mutex<Gate>,
     bound: Mutex<Vec<Bound>>,
     sinks: Vec<SinkView>,
+    disk: Arc<DiskSpace>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
 }
 
 impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is made in the order of a start"
+    )]
     pub fn new(
         loaded: &Loaded,
         started: Instant,
@@ -85,17 +92,20 @@ impl Shared {
         bound: Vec<Bound>,
         marks: Vec<Arc<JournalMarks>>,
         sinks: Vec<SinkView>,
+        disk: Arc<DiskSpace>,
         registry: &Arc<Registry>,
     ) -> Self {
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
             .iter()
             .map(|reason| reason.label())
             .collect();
+        let skip_reasons = SkipReason::ALL.map(SkipReason::label);
         let labels: Vec<SinkLabels<'_>> = sinks
             .iter()
             .map(|sink| SinkLabels {
                 name: &sink.name,
                 error_reasons: &error_reasons,
+                skip_reasons: &skip_reasons,
             })
             .collect();
         let listeners = &loaded.settings.listeners;
@@ -111,6 +121,7 @@ impl Shared {
             gate: Mutex::new(gate),
             bound: Mutex::new(bound),
             sinks,
+            disk,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
         }
@@ -164,6 +175,15 @@ impl StatusSource for Shared {
             let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             publisher.receive_buffer(index, used, limit);
         }
+        let mut refusing = [0; Refusal::COUNT];
+        for cause in self.marks.iter().filter_map(|marks| marks.refusal()) {
+            refusing[cause as usize] += 1;
+        }
+        publisher.journal(&JournalState {
+            refusing,
+            disk_free: self.disk.free.load(Ordering::Relaxed),
+            min_free: self.disk.min_free.load(Ordering::Relaxed),
+        });
         for (index, sink) in self.sinks.iter().enumerate() {
             let errors: Vec<u64> = ErrorReason::ALL
                 .iter()
@@ -176,6 +196,7 @@ impl StatusSource for Shared {
                     lag_records: sink.lag_records(),
                     lag_seconds: sink.lag_seconds(),
                     errors: &errors,
+                    skipped: &SkipReason::ALL.map(|reason| sink.stats.skipped(reason)),
                 },
             );
         }

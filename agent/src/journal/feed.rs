@@ -6,11 +6,12 @@
 //! until it has caught up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use crate::shard::buffer::SharedBlock;
+use crate::shard::counters::Refusal;
 
 /// Marks of one shard's journal, shared by its writer, its sinks and the control thread.
 #[derive(Debug, Default)]
@@ -21,6 +22,11 @@ pub struct JournalMarks {
     durable_records: AtomicU64,
     /// Frames are taken: the writer has a place for them on disk.
     writable: AtomicBool,
+    /// Why nothing is taken: 1 + the index of a `Refusal`; 0 where it is.
+    refusal: AtomicU8,
+    /// Everything before it was given up to make room (`journal.on_full = "drop_oldest"`), whether
+    /// sinks had it or not.
+    dropped_until: AtomicU64,
     /// The writer is gone: `durable` will not move again.
     closed: AtomicBool,
 }
@@ -31,6 +37,8 @@ impl JournalMarks {
             durable: AtomicU64::new(durable),
             durable_records: AtomicU64::new(durable_records),
             writable: AtomicBool::new(false),
+            refusal: AtomicU8::new(0),
+            dropped_until: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -49,6 +57,26 @@ impl JournalMarks {
 
     pub fn set_writable(&self, writable: bool) {
         self.writable.store(writable, Ordering::Relaxed);
+    }
+
+    /// Why nothing is taken now; `None` where it is, or will be in a moment.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let stored = usize::from(self.refusal.load(Ordering::Relaxed));
+        Refusal::ALL.get(stored.checked_sub(1)?).copied()
+    }
+
+    pub fn set_refusal(&self, refusal: Option<Refusal>) {
+        let stored = refusal.map_or(0, |refusal| 1 + refusal as u8);
+        self.refusal.store(stored, Ordering::Relaxed);
+    }
+
+    /// Set before the segment is removed: a sink that finds it missing knows why.
+    pub fn drop_until(&self, position: u64) {
+        self.dropped_until.fetch_max(position, Ordering::Release);
+    }
+
+    pub fn dropped_until(&self) -> u64 {
+        self.dropped_until.load(Ordering::Acquire)
     }
 
     pub fn is_closed(&self) -> bool {

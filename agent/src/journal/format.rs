@@ -31,8 +31,8 @@ pub const ENTRY_HEADER_LEN: usize = 48;
 /// Entries begin at multiples of this within their block.
 pub const ENTRY_ALIGN: usize = 8;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"PNSJRNL1";
-const BLOCK_MAGIC: [u8; 4] = *b"PNSB";
+const SEGMENT_MAGIC: [u8; 8] = *b"PNSJRNL2";
+const BLOCK_MAGIC: [u8; 4] = *b"PNB2";
 
 /// The name of a segment's file within its shard's folder.
 pub fn segment_file_name(number: u64) -> String {
@@ -60,6 +60,8 @@ pub enum FormatFault {
     Short,
     #[error("wrong magic")]
     Magic,
+    #[error("another version's segment")]
+    Version,
     #[error("wrong checksum")]
     Checksum,
     #[error("a length that cannot be")]
@@ -72,13 +74,14 @@ pub enum FormatFault {
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 8 | magic `PNSJRNL1` |
+/// | 0 | 8 | magic `PNSJRNL2`; the last byte is the version |
 /// | 8 | 2 | shard |
 /// | 16 | 8 | segment number, from 1 |
 /// | 24 | 8 | base: the position of the first block |
 /// | 32 | 8 | records in the journal before this segment |
 /// | 40 | 8 | created, nanoseconds since 1970 |
 /// | 48 | 8 | the predecessor's number; 0 is none |
+/// | 56 | 8 | salt: random, repeated by each block's header |
 /// | 64 | 2 | listeners: how many names follow, each a length byte and UTF-8 |
 /// | 4092 | 4 | CRC-32C of bytes 0..4092 |
 ///
@@ -91,6 +94,7 @@ pub struct SegmentHeader {
     pub records_before: u64,
     pub created_unix_nano: u64,
     pub predecessor: u64,
+    pub salt: u64,
     /// Names by the index that entries carry.
     pub listeners: Vec<String>,
 }
@@ -106,6 +110,7 @@ impl SegmentHeader {
         put_u64(page, 32, self.records_before);
         put_u64(page, 40, self.created_unix_nano);
         put_u64(page, 48, self.predecessor);
+        put_u64(page, 56, self.salt);
         page[64..66].copy_from_slice(&(self.listeners.len() as u16).to_le_bytes());
         let mut at = 66;
         for name in &self.listeners {
@@ -119,8 +124,11 @@ impl SegmentHeader {
 
     pub fn read(page: &[u8]) -> Result<Self, FormatFault> {
         let page: &[u8; SEGMENT_HEADER_LEN] = page.first_chunk().ok_or(FormatFault::Short)?;
-        if page[..8] != SEGMENT_MAGIC {
+        if page[..7] != SEGMENT_MAGIC[..7] {
             return Err(FormatFault::Magic);
+        }
+        if page[7] != SEGMENT_MAGIC[7] {
+            return Err(FormatFault::Version);
         }
         if crc32c(&page[..SEGMENT_HEADER_LEN - 4]) != get_u32(page, SEGMENT_HEADER_LEN - 4) {
             return Err(FormatFault::Checksum);
@@ -142,8 +150,27 @@ impl SegmentHeader {
             records_before: get_u64(page, 32),
             created_unix_nano: get_u64(page, 40),
             predecessor: get_u64(page, 48),
+            salt: get_u64(page, 56),
             listeners,
         })
+    }
+}
+
+/// What the blocks of a segment are known by. The salt is a secret of the journal: whoever sends
+/// payloads can guess a segment's number and a position, and could otherwise put into a payload
+/// what looks like a block, for a reader that looks for the next one after damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentKey {
+    pub number: u64,
+    pub salt: u64,
+}
+
+impl SegmentHeader {
+    pub fn key(&self) -> SegmentKey {
+        SegmentKey {
+            number: self.number,
+            salt: self.salt,
+        }
     }
 }
 
@@ -151,7 +178,7 @@ impl SegmentHeader {
 ///
 /// | offset | size | field |
 /// |---|---|---|
-/// | 0 | 4 | magic `PNSB` |
+/// | 0 | 4 | magic `PNB2` |
 /// | 4 | 4 | length in bytes with this header, without padding |
 /// | 8 | 8 | the block's own position |
 /// | 16 | 8 | the durable position known when the block was sealed |
@@ -159,6 +186,7 @@ impl SegmentHeader {
 /// | 32 | 8 | records in the journal before this block |
 /// | 40 | 4 | entries |
 /// | 44 | 4 | records |
+/// | 48 | 8 | the segment's salt |
 /// | 60 | 4 | CRC-32C of bytes 0..60 |
 ///
 /// Entries carry their own checksums, so the header need not cover them.
@@ -171,6 +199,7 @@ pub struct BlockHeader {
     pub records_before: u64,
     pub entries: u32,
     pub records: u32,
+    pub salt: u64,
 }
 
 impl BlockHeader {
@@ -184,14 +213,15 @@ impl BlockHeader {
         put_u64(out, 32, self.records_before);
         put_u32(out, 40, self.entries);
         put_u32(out, 44, self.records);
+        put_u64(out, 48, self.salt);
         let crc = crc32c(&out[..60]);
         put_u32(out, 60, crc);
     }
 
-    /// Reads a header that should stand at `position` of segment `segment`.
-    pub fn read(bytes: &[u8], segment: u64, position: u64) -> Result<Self, FormatFault> {
+    /// Reads a header that should stand at `position` of a segment.
+    pub fn read(bytes: &[u8], segment: SegmentKey, position: u64) -> Result<Self, FormatFault> {
         let header = Self::parse(bytes)?;
-        if header.segment != segment || header.position != position {
+        if header.key() != segment || header.position != position {
             return Err(FormatFault::Stale);
         }
         let len = header.len as usize;
@@ -218,7 +248,16 @@ impl BlockHeader {
             records_before: get_u64(bytes, 32),
             entries: get_u32(bytes, 40),
             records: get_u32(bytes, 44),
+            salt: get_u64(bytes, 48),
         })
+    }
+
+    /// The segment that it says it is of.
+    pub fn key(&self) -> SegmentKey {
+        SegmentKey {
+            number: self.segment,
+            salt: self.salt,
+        }
     }
 
     /// Where the next block begins.

@@ -150,7 +150,14 @@ impl JournalReader {
             self.list()?;
             self.listed_until = durable;
         }
-        let end = self.enter_segment(self.listed_until)?;
+        let end = match self.enter_segment(self.listed_until) {
+            // Dropped since the folder was read, to make room.
+            Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.list()?;
+                self.enter_segment(self.listed_until)?
+            }
+            entered => entered?,
+        };
         match self.read_block(self.position, end) {
             Ok(header) => {
                 self.take(header);
@@ -265,7 +272,7 @@ impl JournalReader {
             match self
                 .listing
                 .segments
-                .binary_search_by_key(&open.number, |segment| segment.header.number)
+                .binary_search_by_key(&open.key.number, |segment| segment.header.number)
             {
                 Ok(index) => open.index = index,
                 Err(_) => self.open = None,
@@ -291,11 +298,15 @@ impl JournalReader {
         };
         let segment = &segments[index];
         let number = segment.header.number;
-        if self.open.as_ref().is_none_or(|open| open.number != number) {
+        if self
+            .open
+            .as_ref()
+            .is_none_or(|open| open.key.number != number)
+        {
             let (file, direct) = open_segment(&segment.path)?;
             self.open = Some(OpenFile {
                 index,
-                number,
+                key: segment.header.key(),
                 base: segment.header.base,
                 file,
                 direct,

@@ -6,13 +6,26 @@ use metrics::{Counter, Gauge};
 
 use super::{Registry, add_difference, add_differences, family};
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::shard::counters::Refusal;
 
 /// The control thread's handles and what it published last.
 pub struct ControlPublisher {
     listeners: Vec<ListenerHandles>,
     sinks: Vec<SinkHandles>,
     journal_limit_bytes: Gauge,
+    journal_refusing_shards: [Gauge; Refusal::COUNT],
+    journal_disk_free_bytes: Gauge,
+    journal_min_free_bytes: Gauge,
     config_last_reload_successful: Gauge,
+}
+
+/// Whether the journal takes frames, and what room there is.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalState {
+    /// Shards that take nothing, by cause.
+    pub refusing: [u64; Refusal::COUNT],
+    pub disk_free: u64,
+    pub min_free: u64,
 }
 
 /// A sink's name and the closed set of reasons for which it may fail.
@@ -20,6 +33,8 @@ pub struct ControlPublisher {
 pub struct SinkLabels<'a> {
     pub name: &'a str,
     pub error_reasons: &'a [&'static str],
+    /// Why it may leave durable records out.
+    pub skip_reasons: &'a [&'static str],
 }
 
 /// Where a sink stands now.
@@ -31,6 +46,8 @@ pub struct SinkCounts<'a> {
     pub lag_seconds: f64,
     /// Since the process began, in the order of `SinkLabels::error_reasons`.
     pub errors: &'a [u64],
+    /// The same, in the order of `SinkLabels::skip_reasons`.
+    pub skipped: &'a [u64],
 }
 
 /// Handles of a TCP listener do nothing here: the gate sees datagrams.
@@ -50,6 +67,7 @@ struct SinkHandles {
     lag_records: Gauge,
     lag_seconds: Gauge,
     errors: Vec<(Counter, u64)>,
+    skipped: Vec<(Counter, u64)>,
 }
 
 impl ControlPublisher {
@@ -82,6 +100,10 @@ impl ControlPublisher {
                 .map(|sink| SinkHandles::new(registry, sink))
                 .collect(),
             journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
+            journal_refusing_shards: Refusal::ALL
+                .map(|cause| registry.gauge(&family::JOURNAL_REFUSING_SHARDS, &[cause.label()])),
+            journal_disk_free_bytes: registry.gauge(&family::JOURNAL_DISK_FREE_BYTES, &[]),
+            journal_min_free_bytes: registry.gauge(&family::JOURNAL_MIN_FREE_BYTES, &[]),
             config_last_reload_successful,
         }
     }
@@ -128,6 +150,17 @@ impl ControlPublisher {
         for ((counter, last), now) in handles.errors.iter_mut().zip(now.errors) {
             add_difference(counter, last, *now);
         }
+        for ((counter, last), now) in handles.skipped.iter_mut().zip(now.skipped) {
+            add_difference(counter, last, *now);
+        }
+    }
+
+    pub fn journal(&self, now: &JournalState) {
+        for (gauge, shards) in self.journal_refusing_shards.iter().zip(now.refusing) {
+            gauge.set(shards as f64);
+        }
+        self.journal_disk_free_bytes.set(now.disk_free as f64);
+        self.journal_min_free_bytes.set(now.min_free as f64);
     }
 
     pub fn journal_limit(&self, bytes: u64) {
@@ -179,6 +212,14 @@ impl SinkHandles {
                 .map(|reason| {
                     let counter = registry.counter(&family::SINK_ERRORS, &[sink.name, reason]);
                     (counter, 0)
+                })
+                .collect(),
+            skipped: sink
+                .skip_reasons
+                .iter()
+                .map(|reason| {
+                    let family = &family::SINK_SKIPPED_RECORDS;
+                    (registry.counter(family, &[sink.name, reason]), 0)
                 })
                 .collect(),
         }

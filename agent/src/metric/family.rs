@@ -184,6 +184,30 @@ pub static JOURNAL_LOST_RECORDS: Family = counter(
     &["reason"],
     "Accepted records that never became durable, by reason; none of them was acknowledged.",
 );
+pub static JOURNAL_SEGMENT_ERRORS: Family = counter(
+    "penstock_journal_segment_errors_total",
+    Unit::Count,
+    &["call"],
+    "Calls on the journal's segments that failed, by call; they are tried again.",
+);
+pub static JOURNAL_REFUSING_SHARDS: Family = gauge(
+    "penstock_journal_refusing_shards",
+    Unit::Count,
+    &["cause"],
+    "Shards whose journal takes nothing now, by cause.",
+);
+pub static JOURNAL_DISK_FREE_BYTES: Family = gauge(
+    "penstock_journal_disk_free_bytes",
+    Unit::Bytes,
+    &[],
+    "What is free on the file system of the data folder.",
+);
+pub static JOURNAL_MIN_FREE_BYTES: Family = gauge(
+    "penstock_journal_min_free_bytes",
+    Unit::Bytes,
+    &[],
+    "What is to stay free there (journal.min_free).",
+);
 pub static JOURNAL_SYNC_DURATION: Family = histogram(
     "penstock_journal_sync_duration_seconds",
     "Time that an fdatasync of a segment took.",
@@ -222,6 +246,13 @@ pub static SINK_ERRORS: Family = counter(
     &["sink", "reason"],
     "Attempts of a sink that failed, by reason; it tries again.",
 );
+pub static SINK_SKIPPED_RECORDS: Family = counter(
+    "penstock_sink_skipped_records_total",
+    Unit::Count,
+    &["sink", "reason"],
+    "Durable records that a sink will never deliver, by reason: dropped undelivered to make room \
+     (journal.on_full), or unreadable in the journal.",
+);
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
     Unit::Count,
@@ -236,7 +267,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 27] = [
+pub static RECORDED: [&Family; 32] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -257,11 +288,16 @@ pub static RECORDED: [&Family; 27] = [
     &JOURNAL_LIMIT_BYTES,
     &JOURNAL_APPENDED_RECORDS,
     &JOURNAL_LOST_RECORDS,
+    &JOURNAL_SEGMENT_ERRORS,
+    &JOURNAL_REFUSING_SHARDS,
+    &JOURNAL_DISK_FREE_BYTES,
+    &JOURNAL_MIN_FREE_BYTES,
     &ACKS,
     &SINK_RECORDS,
     &SINK_LAG_RECORDS,
     &SINK_LAG_SECONDS,
     &SINK_ERRORS,
+    &SINK_SKIPPED_RECORDS,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &BUILD_INFO,
 ];

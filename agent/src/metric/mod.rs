@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use metrics::{Counter, Gauge, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-pub use control::{ControlPublisher, SinkCounts, SinkLabels};
+pub use control::{ControlPublisher, JournalState, SinkCounts, SinkLabels};
 use family::{Family, Kind};
 use histogram::Histogram;
 use shard::ListenerTotals;

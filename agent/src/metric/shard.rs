@@ -14,7 +14,9 @@ use serde::Serialize;
 use super::histogram::Observer;
 use super::{Registry, add_difference, add_differences, family, move_gauge};
 use crate::config::settings::{ListenerSettings, Protocol};
-use crate::shard::counters::{CloseReason, ListenerCounters, LostReason, ShardCounters};
+use crate::shard::counters::{
+    CloseReason, ListenerCounters, LostReason, SegmentCall, ShardCounters,
+};
 
 /// One shard's handles and what it published last. After `new` nothing is allocated, and no series
 /// is looked up by name.
@@ -24,6 +26,7 @@ pub struct ShardPublisher {
     busy_ns: Arc<AtomicU64>,
     journal_appended_records: Counter,
     journal_lost_records: [Counter; LostReason::COUNT],
+    journal_segment_errors: [Counter; SegmentCall::COUNT],
     journal_bytes: Gauge,
     acks: [Counter; AckStatus::COUNT],
     last: ShardCounters,
@@ -155,6 +158,8 @@ impl ShardPublisher {
             journal_appended_records: registry.counter(&family::JOURNAL_APPENDED_RECORDS, &[]),
             journal_lost_records: LostReason::ALL
                 .map(|reason| registry.counter(&family::JOURNAL_LOST_RECORDS, &[reason.label()])),
+            journal_segment_errors: SegmentCall::ALL
+                .map(|call| registry.counter(&family::JOURNAL_SEGMENT_ERRORS, &[call.label()])),
             journal_bytes: registry.gauge(&family::JOURNAL_BYTES, &[]),
             acks: AckStatus::ALL.map(|status| registry.counter(&family::ACKS, &[status.label()])),
             last: ShardCounters {
@@ -201,6 +206,11 @@ impl ShardPublisher {
             &self.journal_lost_records,
             &mut last.journal_lost_records,
             &now.journal_lost_records,
+        );
+        add_differences(
+            &self.journal_segment_errors,
+            &mut last.journal_segment_errors,
+            &now.journal_segment_errors,
         );
         move_gauge(
             &self.journal_bytes,

@@ -72,6 +72,64 @@ impl LostReason {
     }
 }
 
+/// Why a journal takes nothing now: the label of `penstock_journal_refusing_shards{cause}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its segments take `journal.max_size`, and a sink has not got what the oldest holds.
+    MaxSize,
+    /// The disk has less than `journal.min_free` left.
+    MinFree,
+    /// The disk said that it is full (ENOSPC, EDQUOT), or that a file may not get that long (EFBIG).
+    DiskFull,
+    /// A segment cannot be made for another reason: a read-only file system, a missing folder.
+    Failed,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 4] = [Self::MaxSize, Self::MinFree, Self::DiskFull, Self::Failed];
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MaxSize => "max_size",
+            Self::MinFree => "min_free",
+            Self::DiskFull => "disk_full",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What a failed call on a segment comes to.
+    pub const fn of(errno: i32) -> Self {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Self::DiskFull,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A call on a segment that can fail: the label of `penstock_journal_segment_errors_total{call}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentCall {
+    Create,
+    Allocate,
+    SyncName,
+    Remove,
+}
+
+impl SegmentCall {
+    pub const ALL: [Self; 4] = [Self::Create, Self::Allocate, Self::SyncName, Self::Remove];
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Allocate => "allocate",
+            Self::SyncName => "sync_name",
+            Self::Remove => "remove",
+        }
+    }
+}
+
 /// Counts of one listener on one shard. All rise only, but for `connections`.
 #[derive(Clone, Debug)]
 pub struct ListenerCounters {
@@ -122,6 +180,7 @@ pub struct ShardCounters {
     /// Records in blocks that became durable.
     pub journal_appended_records: u64,
     pub journal_lost_records: [u64; LostReason::COUNT],
+    pub journal_segment_errors: [u64; SegmentCall::COUNT],
     /// Preallocated bytes of the segments that exist now.
     pub journal_bytes: u64,
     pub acks: [u64; AckStatus::COUNT],

@@ -43,6 +43,8 @@ pub struct Connection {
     pub receiving: bool,
     /// A send is in the kernel.
     pub sending: bool,
+    /// The journal takes nothing: not read before this time; 0 where it is read.
+    pub paused_until_ns: u64,
     /// Already on the worker's list of connections with something to send or to close.
     pub touched: bool,
 }
@@ -61,6 +63,7 @@ impl Connection {
             waiting: 0,
             receiving: false,
             sending: false,
+            paused_until_ns: 0,
             touched: false,
         }
     }

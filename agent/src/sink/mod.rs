@@ -128,7 +128,7 @@ macro_rules! error_reasons {
 }
 
 error_reasons! {
-    /// No room for the output (ENOSPC, EDQUOT).
+    /// No room for the output (ENOSPC, EDQUOT), or no longer file allowed (EFBIG).
     OutputFull = "output_full";
     /// Any other failure of the output.
     Output = "output";
@@ -138,6 +138,8 @@ error_reasons! {
     Journal = "journal";
     /// A segment that was not yet delivered is not there.
     JournalMissing = "journal_missing";
+    /// A segment that was not yet delivered was dropped to make room (`journal.on_full`).
+    Dropped = "dropped";
     /// Bytes of the journal fail their checksums; stepped over.
     Damaged = "damaged";
     /// An entry that this version cannot decode; stepped over.
@@ -152,7 +154,9 @@ impl SinkError {
             Self::Output { source, .. } | Self::Cursor { source, .. }
                 if matches!(
                     source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::FileTooLarge
                 ) =>
             {
                 ErrorReason::OutputFull
@@ -168,13 +172,36 @@ impl SinkError {
     }
 }
 
+/// Why durable records are never delivered: the label of
+/// `penstock_sink_skipped_records_total{sink,reason}`. What is journalled is delivered, lags or is
+/// skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Dropped to make room (`journal.on_full = "drop_oldest"`).
+    Dropped,
+    /// Damaged, missing, or of a kind that this version cannot decode.
+    Unreadable,
+}
+
+impl SkipReason {
+    pub const ALL: [Self; 2] = [Self::Dropped, Self::Unreadable];
+    pub const COUNT: usize = Self::ALL.len();
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Dropped => "dropped",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// What one sink counts, all its shards together; written by its threads, read by the metrics.
 #[derive(Debug, Default)]
 pub struct SinkStats {
     /// Records in committed output.
     pub records: AtomicU64,
-    /// Records that the journal held and nobody could deliver (damage, missing segments).
-    pub records_skipped: AtomicU64,
+    /// Records that the journal held and that will not be delivered.
+    skipped: [AtomicU64; SkipReason::COUNT],
     /// Bytes written to output, retries included.
     pub bytes_written: AtomicU64,
     pub files_sealed: AtomicU64,
@@ -184,6 +211,14 @@ pub struct SinkStats {
 impl SinkStats {
     pub fn count_error(&self, reason: ErrorReason, times: u64) {
         self.errors[reason as usize].fetch_add(times, Ordering::Relaxed);
+    }
+
+    pub fn count_skipped(&self, reason: SkipReason, records: u64) {
+        self.skipped[reason as usize].fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub fn skipped(&self, reason: SkipReason) -> u64 {
+        self.skipped[reason as usize].load(Ordering::Relaxed)
     }
 
     pub fn errors(&self, reason: ErrorReason) -> u64 {

@@ -33,7 +33,8 @@ use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
 use crate::sink::file::{CURSORS_FOLDER, FileSink};
 use crate::sink::{
-    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, StopDeadline,
+    Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, SkipReason,
+    StopDeadline,
 };
 
 /// Commit at the latest this long after the first uncommitted record: what a crash makes the sink
@@ -135,6 +136,9 @@ pub struct Loop<S> {
     stop: Arc<StopDeadline>,
     /// Where the next block begins.
     at: Cursor,
+    /// Where this sink begins if it turns out to have no cursor: the oldest segment when it was looked
+    /// at first. What is dropped before the sink can begin is then skipped, and counted.
+    begins: Option<Cursor>,
     /// A block from memory that is not the next one yet.
     ahead: Option<SharedBlock>,
     /// The feed will bring nothing more.
@@ -152,7 +156,7 @@ pub struct Loop<S> {
 #[derive(Default)]
 struct Uncommitted {
     records: u64,
-    skipped: u64,
+    skipped: [u64; SkipReason::COUNT],
     input_len: u64,
     last_observed_unix_nano: u64,
     /// When the first of it was delivered.
@@ -207,6 +211,7 @@ impl<S: Sink> Loop<S> {
             lag: plan.lag,
             stop: plan.stop,
             at: Cursor::default(),
+            begins: None,
             ahead: None,
             closed: false,
             reader: None,
@@ -268,10 +273,13 @@ impl<S: Sink> Loop<S> {
         self.reader = None;
         self.uncommitted = Uncommitted::default();
         self.check_deadline()?;
+        let first = match self.begins {
+            Some(first) => first,
+            None => *self.begins.insert(first(&self.folder, &self.feed.marks)?),
+        };
         self.at = match self.sink.resume()? {
             Some(cursor) => self.within_journal(cursor),
             None => {
-                let first = first(&self.folder, &self.feed.marks)?;
                 self.sink.begin(first)?;
                 first
             }
@@ -392,7 +400,7 @@ impl<S: Sink> Loop<S> {
                 // Records that stood in bytes which had to be stepped over.
                 let skipped = header.records_before.saturating_sub(self.at.records);
                 let delivered = self.sink.deliver(block)?;
-                self.uncommitted.skipped += skipped;
+                self.skip(SkipReason::Unreadable, skipped);
                 self.on_delivered(
                     end,
                     u64::from(header.len),
@@ -415,8 +423,12 @@ impl<S: Sink> Loop<S> {
             } => *next,
             _ => return Err(error.into()),
         };
+        let was_dropped =
+            matches!(error, ReadError::Missing { .. }) && to <= self.feed.marks.dropped_until();
         let error = SinkError::Journal(error);
-        self.on_error(&error);
+        if !was_dropped {
+            self.on_error(&error);
+        }
         let records_before = match &error {
             SinkError::Journal(ReadError::Missing { .. }) => self
                 .reader
@@ -429,7 +441,22 @@ impl<S: Sink> Loop<S> {
             _ => None,
         };
         let records = records_before.unwrap_or(self.at.records);
-        self.uncommitted.skipped += records.saturating_sub(self.at.records);
+        let missing = records.saturating_sub(self.at.records);
+        if was_dropped {
+            self.stats.count_error(ErrorReason::Dropped, 1);
+            tracing::error!(
+                sink = self.sink_name,
+                shard = self.shard,
+                records = missing,
+                from = self.at.position,
+                to,
+                "this sink lagged too far behind: the journal was full and dropped what it had not \
+                 got (journal.on_full); going on with the oldest there is"
+            );
+            self.skip(SkipReason::Dropped, missing);
+        } else {
+            self.skip(SkipReason::Unreadable, missing);
+        }
         self.at = Cursor {
             position: to,
             records,
@@ -439,13 +466,18 @@ impl<S: Sink> Loop<S> {
         Ok(())
     }
 
+    fn skip(&mut self, reason: SkipReason, records: u64) {
+        self.uncommitted.skipped[reason as usize] += records;
+    }
+
     fn on_delivered(&mut self, end: Cursor, len: u64, records: u64, delivered: Delivered) {
         if delivered.damaged_entries + delivered.undecodable_entries > 0 {
             self.stats
                 .count_error(ErrorReason::Damaged, delivered.damaged_entries);
             self.stats
                 .count_error(ErrorReason::Undecodable, delivered.undecodable_entries);
-            self.uncommitted.skipped += records.saturating_sub(delivered.records);
+            let left_out = records.saturating_sub(delivered.records);
+            self.skip(SkipReason::Unreadable, left_out);
             tracing::error!(
                 sink = self.sink_name,
                 shard = self.shard,
@@ -475,13 +507,14 @@ impl<S: Sink> Loop<S> {
             self.at
         );
         self.feed.mark.commit(cursor.position, cursor.records);
+        self.begins = None;
         let uncommitted = std::mem::take(&mut self.uncommitted);
         self.stats
             .records
             .fetch_add(uncommitted.records, Ordering::Relaxed);
-        self.stats
-            .records_skipped
-            .fetch_add(uncommitted.skipped, Ordering::Relaxed);
+        for (reason, records) in SkipReason::ALL.into_iter().zip(uncommitted.skipped) {
+            self.stats.count_skipped(reason, records);
+        }
         let behind = cursor.position < self.feed.marks.durable();
         self.lag.set_oldest_pending(if behind {
             uncommitted.last_observed_unix_nano

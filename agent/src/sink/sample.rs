@@ -19,6 +19,9 @@ use crate::journal::format::{
 use crate::limits::JOURNAL_BLOCK_LEN;
 use crate::shard::buffer::{BlockPool, SharedBlock};
 
+/// Added to a segment's number it is the segment's salt.
+pub const SALT: u64 = 0x5a17_0000_0000_0000;
+
 pub const LISTENERS: [&str; 2] = ["apps", "edge"];
 
 /// One entry: what came in one frame.
@@ -145,6 +148,7 @@ impl SampleJournal {
             records_before: self.records,
             created_unix_nano: 1_795_178_701_000_000_000,
             predecessor: self.number,
+            salt: self.number + 1 + SALT,
             listeners: LISTENERS.map(str::to_owned).to_vec(),
         };
         self.number += 1;
@@ -177,6 +181,7 @@ impl SampleJournal {
             records_before: self.records,
             entries: 0,
             records: 0,
+            salt: self.number + SALT,
         };
         block_bytes(header, entries)
     }

@@ -111,10 +111,11 @@ pub fn disagreements(metrics: &Metrics, gate: Gate, offered: Offered) -> Vec<Str
     );
     let delivered = metrics.one("penstock_sink_records_total", &[("sink", "files")]);
     let lag = metrics.one("penstock_sink_lag_records", &[("sink", "files")]);
+    let skipped = metrics.sum("penstock_sink_skipped_records_total", &[("sink", "files")]);
     equal(
-        "journalled, and delivered or lagging",
+        "journalled, and delivered, lagging or skipped",
         appended + offered.backlog,
-        delivered + lag,
+        delivered + lag + skipped,
     );
     broken
 }

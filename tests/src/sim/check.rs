@@ -80,7 +80,7 @@ impl DurableIndex {
             let Some(block) = bytes.get(offset as usize..) else {
                 return;
             };
-            let Ok(header) = BlockHeader::read(block, number, walk.end) else {
+            let Ok(header) = BlockHeader::read(block, walk.header.key(), walk.end) else {
                 return;
             };
             let Some(frames) = frames_of_block(block, &header, book) else {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use penstock::config::settings::{Protocol, SyncMode};
+use penstock::config::settings::{OnFull, Protocol, SyncMode};
 use penstock::journal::dedup::Recalled;
 use penstock::journal::feed::{FeedSender, JournalMarks, feed};
 use penstock::journal::format::shard_folder_name;
@@ -258,6 +258,8 @@ impl Life {
                 feeds,
                 marks: Arc::clone(marks),
                 disk_low: Arc::clone(&self.disk_low),
+                on_full: OnFull::Backpressure,
+                salt_seed: setup.seed ^ ((self.number as u64) << 32 | shard as u64),
             },
             connections_max: setup.connections_max,
             tcp_buffers: setup.sizes.tcp_buffers,

@@ -49,7 +49,7 @@ pub fn recover(data_dir: &Path, images: &[DiskImage], count: u16, world: &mut Wo
     for (shard, image) in images.iter().enumerate() {
         lay_out(&folder(shard), image, world);
         let inspected = recovery::inspect(&folder(shard)).expect("sound files");
-        let report = inspected.report;
+        let report = inspected.recovered.report;
         assert_eq!(
             report.damaged,
             [],

@@ -33,6 +33,7 @@ fn segment_header() -> SegmentHeader {
         records_before: 77,
         created_unix_nano: 1_795_178_701_000_000_000,
         predecessor: 2,
+        salt: SALT,
         listeners: vec!["apps".to_owned(), "edge".to_owned()],
     }
 }
@@ -54,13 +55,14 @@ fn reseal(bytes: &mut [u8]) {
 fn a_segment_header_is_these_bytes() {
     let page = segment_page();
     let mut expected = [0; SEGMENT_HEADER_LEN];
-    expected[..8].copy_from_slice(b"PNSJRNL1");
+    expected[..8].copy_from_slice(b"PNSJRNL2");
     expected[8..10].copy_from_slice(&[0x02, 0x01]);
     expected[16] = 3;
     expected[24..32].copy_from_slice(&[0x00, 0x60, 0x55, 0x44, 0x33, 0x22, 0x11, 0x00]);
     expected[32] = 77;
     expected[40..48].copy_from_slice(&1_795_178_701_000_000_000_u64.to_le_bytes());
     expected[48] = 2;
+    expected[56..64].copy_from_slice(&[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
     expected[64..76].copy_from_slice(b"\x02\x00\x04apps\x04edge");
     reseal(&mut expected);
     assert_eq!(page, expected);
@@ -72,7 +74,9 @@ fn a_segment_header_is_refused_for_each_fault() {
     let page = segment_page();
     assert_eq!(SegmentHeader::read(&page[..4095]), Err(FormatFault::Short));
     let mut other = page;
-    other[7] = b'2';
+    other[7] = b'1';
+    assert_eq!(SegmentHeader::read(&other), Err(FormatFault::Version));
+    other[6] = b'l';
     assert_eq!(SegmentHeader::read(&other), Err(FormatFault::Magic));
     for at in [8, 23, 64, 2000, 4091, 4095] {
         let mut flipped = page;
@@ -105,6 +109,13 @@ const HEADER: BlockHeader = BlockHeader {
     records_before: 1_000_000,
     entries: 2,
     records: 50,
+    salt: SALT,
+};
+
+const SALT: u64 = 0x8877_6655_4433_2211;
+const KEY: SegmentKey = SegmentKey {
+    number: 9,
+    salt: SALT,
 };
 
 fn block_head() -> [u8; BLOCK_HEADER_LEN] {
@@ -116,7 +127,7 @@ fn block_head() -> [u8; BLOCK_HEADER_LEN] {
 #[test]
 fn a_block_header_is_these_bytes() {
     let mut expected = [0; BLOCK_HEADER_LEN];
-    expected[..4].copy_from_slice(b"PNSB");
+    expected[..4].copy_from_slice(b"PNB2");
     expected[4..6].copy_from_slice(&[0x88, 0x13]);
     expected[8..16].copy_from_slice(&[0, 0x20, 1, 0, 0, 0, 0, 0]);
     expected[16..24].copy_from_slice(&[0, 0, 1, 0, 0, 0, 0, 0]);
@@ -124,9 +135,10 @@ fn a_block_header_is_these_bytes() {
     expected[32..40].copy_from_slice(&[0x40, 0x42, 0x0f, 0, 0, 0, 0, 0]);
     expected[40] = 2;
     expected[44] = 50;
+    expected[48..56].copy_from_slice(&[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
     reseal(&mut expected);
     assert_eq!(block_head(), expected);
-    assert_eq!(BlockHeader::read(&expected, 9, 0x1_2000), Ok(HEADER));
+    assert_eq!(BlockHeader::read(&expected, KEY, 0x1_2000), Ok(HEADER));
     // 5000 bytes take two pages.
     assert_eq!(HEADER.end_position(), 0x1_4000);
 }
@@ -134,7 +146,7 @@ fn a_block_header_is_these_bytes() {
 #[test]
 fn a_block_header_is_refused_for_each_fault() {
     let bytes = block_head();
-    let read = |bytes: &[u8]| BlockHeader::read(bytes, 9, 0x1_2000);
+    let read = |bytes: &[u8]| BlockHeader::read(bytes, KEY, 0x1_2000);
     assert_eq!(read(&bytes[..63]), Err(FormatFault::Short));
     assert_eq!(read(&[0; 64]), Err(FormatFault::Magic));
     for at in 4..64 {
@@ -142,14 +154,21 @@ fn a_block_header_is_refused_for_each_fault() {
         flipped[at] ^= 1;
         assert_eq!(read(&flipped), Err(FormatFault::Checksum), "byte {at}");
     }
-    assert_eq!(
-        BlockHeader::read(&bytes, 8, 0x1_2000),
-        Err(FormatFault::Stale)
-    );
-    assert_eq!(
-        BlockHeader::read(&bytes, 9, 0x1_3000),
-        Err(FormatFault::Stale)
-    );
+    let others = [
+        (SegmentKey { number: 8, ..KEY }, 0x1_2000),
+        (
+            SegmentKey {
+                salt: SALT ^ 1,
+                ..KEY
+            },
+            0x1_2000,
+        ),
+        (KEY, 0x1_3000),
+    ];
+    for (key, position) in others {
+        let read = BlockHeader::read(&bytes, key, position);
+        assert_eq!(read, Err(FormatFault::Stale), "{key:?} at {position}");
+    }
     for len in [0, 63, crate::limits::JOURNAL_BLOCK_LEN as u32 + 1, u32::MAX] {
         let mut bytes = [0; BLOCK_HEADER_LEN];
         BlockHeader { len, ..HEADER }.write(&mut bytes);
@@ -345,7 +364,7 @@ proptest! {
     #[test]
     fn random_bytes_stop_nobody(bytes in prop::collection::vec(any::<u8>(), 0..6000), count in any::<u32>()) {
         prop_assert!(SegmentHeader::read(&bytes).is_err());
-        prop_assert!(BlockHeader::read(&bytes, 1, 0).is_err());
+        prop_assert!(BlockHeader::read(&bytes, KEY, 0).is_err());
         let header = BlockHeader { len: bytes.len() as u32, entries: count % 100, ..HEADER };
         prop_assert!(Entries::new(&bytes, &header, true).all(|entry| entry.is_err()));
     }
@@ -353,20 +372,20 @@ proptest! {
     #[test]
     fn random_pages_with_a_right_checksum_stop_nobody(bytes in prop::collection::vec(any::<u8>(), 4096)) {
         let mut page = bytes;
-        page[..8].copy_from_slice(b"PNSJRNL1");
+        page[..8].copy_from_slice(b"PNSJRNL2");
         reseal(&mut page);
         let header = SegmentHeader::read(&page);
         prop_assert!(matches!(header, Ok(_) | Err(FormatFault::Length)));
     }
 
     #[test]
-    fn headers_come_back(len in 64_u32..=1_048_576, numbers in any::<[u64; 4]>(), counts in any::<[u32; 2]>()) {
-        let [position, durable, segment, records_before] = numbers;
+    fn headers_come_back(len in 64_u32..=1_048_576, numbers in any::<[u64; 5]>(), counts in any::<[u32; 2]>()) {
+        let [position, durable, segment, records_before, salt] = numbers;
         let [entries, records] = counts;
-        let header = BlockHeader { len, position, durable, segment, records_before, entries, records };
+        let header = BlockHeader { len, position, durable, segment, records_before, entries, records, salt };
         let mut bytes = [0; BLOCK_HEADER_LEN];
         header.write(&mut bytes);
-        prop_assert_eq!(BlockHeader::read(&bytes, segment, position), Ok(header));
+        prop_assert_eq!(BlockHeader::read(&bytes, header.key(), position), Ok(header));
     }
 
     #[test]

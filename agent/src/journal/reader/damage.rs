@@ -18,9 +18,9 @@ impl JournalReader {
         fault: FormatFault,
     ) -> Result<ReadError, ReadError> {
         let open = self.open.as_ref().expect("a segment is open");
-        let (index, from) = (open.index, self.position);
+        let (index, from, number) = (open.index, self.position, open.key.number);
         if let Some(next) = self.listing.segments.get(index + 1)
-            && next.header.predecessor > open.number
+            && next.header.predecessor > number
         {
             // A segment between this one and the next listed one: this one's end is not known.
             return Ok(ReadError::Missing {
@@ -59,7 +59,7 @@ impl JournalReader {
         end: u64,
         wanted: impl Fn(&BlockHeader) -> bool,
     ) -> Result<Option<u64>, ReadError> {
-        let number = self.open.as_ref().expect("a segment is open").number;
+        let key = self.open.as_ref().expect("a segment is open").key;
         let mut at = from;
         while at < end {
             let bytes = match self.fill(at, BLOCK_HEADER_LEN, end) {
@@ -69,7 +69,7 @@ impl JournalReader {
             if bytes.is_empty() {
                 break;
             }
-            match BlockHeader::read(bytes, number, at) {
+            match BlockHeader::read(bytes, key, at) {
                 Ok(header) if header.end_position() <= end && wanted(&header) => {
                     return Ok(Some(at));
                 }

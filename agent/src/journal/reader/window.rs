@@ -13,13 +13,13 @@ use std::path::Path;
 
 use super::{JournalReader, ReadError};
 use crate::journal::format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FormatFault, SEGMENT_HEADER_LEN,
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, FormatFault, SEGMENT_HEADER_LEN, SegmentKey,
 };
 
 pub(super) struct OpenFile {
     /// Index into the listing.
     pub(super) index: usize,
-    pub(super) number: u64,
+    pub(super) key: SegmentKey,
     pub(super) base: u64,
     pub(super) file: File,
     pub(super) direct: bool,
@@ -66,9 +66,9 @@ impl Unread {
 impl JournalReader {
     /// Reads the block at `position` into the buffer, whole.
     pub(super) fn read_block(&mut self, position: u64, end: u64) -> Result<BlockHeader, Unread> {
-        let number = self.open.as_ref().expect("a segment is open").number;
+        let key = self.open.as_ref().expect("a segment is open").key;
         let bytes = self.fill(position, BLOCK_HEADER_LEN, end)?;
-        let header = BlockHeader::read(bytes, number, position).map_err(Unread::Fault)?;
+        let header = BlockHeader::read(bytes, key, position).map_err(Unread::Fault)?;
         if header.end_position() > end {
             return Err(Unread::Fault(FormatFault::Length));
         }

@@ -1,7 +1,8 @@
-//! The table in `recovery`, over what `scan` found: touches no file.
+//! What is kept, by the tables in `table`, over what `scan` found: touches no file.
 
-use super::scan::{Found, Unborn, valid_end};
-use super::{Damage, Recovered, Report};
+use super::scan::{Found, Run, Unborn, valid_end};
+use super::table::{Bytes, Place, PlaceAction, SegmentFacts};
+use super::{Damage, Finding, Recovered, Report};
 use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, SEGMENT_HEADER_LEN};
 use crate::journal::writer::{ExistingSegment, JournalStart};
 
@@ -14,67 +15,61 @@ pub struct Decision {
 }
 
 pub fn decide(found: &[Found], unborn: &Unborn) -> Decision {
-    let blocks = || found.iter().flat_map(|segment| &segment.blocks);
-    let marks = blocks().map(|block| block.header.durable);
-    let durable = marks.max().unwrap_or(0);
+    let durable = found.iter().map(|segment| segment.durable).max();
+    let durable = durable.unwrap_or(0);
     let mut report = Report {
         segments: found.len(),
         ..Report::default()
     };
-    let first = found.first();
-    let mut end = first.map_or(0, |segment| segment.base);
-    let mut records = first.map_or(0, |segment| segment.records_before);
-    for block in blocks().filter(|block| block.sound) {
-        let header = &block.header;
-        if header.position > end {
-            if end >= durable {
-                report.cut_at = Some(end);
-                break;
-            }
-            report.damaged.push(Damage {
-                start: end,
-                end: header.position,
-            });
+    for (index, segment) in found.iter().enumerate() {
+        if segment.superseded {
+            let start = valid_end(found, index).unwrap_or(segment.base);
+            let place = Place {
+                bytes: Bytes::Torn,
+                acknowledged: start < durable,
+                followed: false,
+                superseded: true,
+            };
+            report.note(&place, start, start);
         }
-        end = header.end_position();
-        records = header.records_before + u64::from(header.records);
-        report.blocks += 1;
-        report.records += u64::from(header.records);
     }
+    let walked = walk(found, durable, &mut report);
+    let (mut end, mut records) = (walked.end, walked.records);
     let mut marker = None;
-    if end < durable {
-        // The last blocks were acknowledged and are not there: their positions are not given out
-        // again, as sinks may have passed them. The block that says so stands behind them.
-        report.damaged.push(Damage {
-            start: end,
-            end: durable,
-        });
-        records = records.max(records_at(blocks().map(|block| &block.header), durable));
+    if walked.action == PlaceAction::Mark {
+        // The last blocks were acknowledged and are not there: sinks may have passed their
+        // positions. The block that says so stands behind them.
+        let known = found.iter().flat_map(|segment| &segment.unsound);
+        records = records.max(records_at(known, durable));
         end = durable + BLOCK_ALIGN as u64;
         marker = Some(BlockHeader {
             len: BLOCK_HEADER_LEN as u32,
             position: durable,
             durable,
-            // Known where it is written.
-            segment: 0,
             records_before: records,
             entries: 0,
             records: 0,
+            // Known where it is written.
+            segment: 0,
+            salt: 0,
         });
     }
-    let mut unsound = found.iter().filter_map(|segment| segment.unsound);
-    if report.cut_at.is_none() && unsound.any(|place| place >= end) {
-        report.cut_at = Some(end);
+    let existing = existing(found, end, marker.is_some(), &mut report);
+    for (number, _) in unborn {
+        let facts = SegmentFacts {
+            header: false,
+            knew_durable: false,
+            holds: false,
+            boundary: false,
+        };
+        report.files.push((*number, facts.case()));
     }
-    let existing = existing(found, end, marker.is_some());
-    let is_kept = |number: u64| existing.iter().any(|segment| segment.number == number);
-    let numbers = || {
-        let unborn = unborn.iter().map(|(number, _)| *number);
-        found.iter().map(|segment| segment.number).chain(unborn)
-    };
-    report.removed = numbers().filter(|number| !is_kept(*number)).collect();
+    report.files.sort_unstable_by_key(|(number, _)| *number);
+    let removed = report.files.iter().filter(|(_, case)| !case.is_kept());
+    report.removed = removed.map(|(number, _)| *number).collect();
+    let last = report.files.last().map_or(0, |(number, _)| *number);
     let start = JournalStart {
-        segment: numbers().max().unwrap_or(0) + 1,
+        segment: last + 1,
         position: end,
         records,
         existing,
@@ -84,6 +79,61 @@ pub fn decide(found: &[Found], unborn: &Unborn) -> Decision {
         durable,
         marker,
     }
+}
+
+struct Walked {
+    end: u64,
+    records: u64,
+    action: PlaceAction,
+}
+
+/// From the first segment's base over all sound runs, and each gap between them by its row, up to
+/// the place where the journal ends.
+fn walk(found: &[Found], durable: u64, report: &mut Report) -> Walked {
+    let first = found.first();
+    let mut end = first.map_or(0, |segment| segment.base);
+    let mut records = first.map_or(0, |segment| segment.records_before);
+    let runs = found.iter().flat_map(|segment| &segment.runs);
+    for run in runs.map(Some).chain([None]) {
+        if run.is_none_or(|run: &Run| run.start > end) {
+            let next = run.map(|run| run.start);
+            let place = Place {
+                bytes: bytes_between(found, end, next.unwrap_or(u64::MAX)),
+                acknowledged: end < durable,
+                followed: run.is_some(),
+                superseded: false,
+            };
+            let action = place.row().action;
+            let damaged_to = match action {
+                PlaceAction::Mark => durable,
+                _ => next.unwrap_or(end),
+            };
+            report.note(&place, end, damaged_to);
+            if action != PlaceAction::StepOver {
+                return Walked {
+                    end,
+                    records,
+                    action,
+                };
+            }
+        }
+        if let Some(run) = run {
+            end = run.end;
+            records = run.records_end;
+            report.blocks += run.blocks;
+            report.records += run.records;
+        }
+    }
+    unreachable!("behind the last run the journal ends");
+}
+
+/// The worst of what stands between two positions.
+fn bytes_between(found: &[Found], start: u64, end: u64) -> Bytes {
+    let left = found.iter().flat_map(|segment| &segment.left);
+    left.filter(|left| left.start < end && start < left.end)
+        .map(|left| left.bytes)
+        .max()
+        .unwrap_or(Bytes::Nothing)
 }
 
 /// The most records before `position` that any header speaks of.
@@ -98,34 +148,35 @@ fn records_at<'a>(headers: impl Iterator<Item = &'a BlockHeader>, position: u64)
     known.max().unwrap_or(0)
 }
 
-/// The segments that stay: those that hold positions before the end. Of those that hold none, the
-/// newest that begins at the end: its base is where its predecessor's valid part ends, and where
-/// it is the only one, all that tells which positions were given out.
-fn existing(found: &[Found], end: u64, marked: bool) -> Vec<ExistingSegment> {
+/// The segments that stay, by their rows.
+fn existing(found: &[Found], end: u64, marked: bool, report: &mut Report) -> Vec<ExistingSegment> {
+    let end_of = |index: usize| valid_end(found, index).map_or(end, |limit| limit.min(end));
+    let holds = |index: usize| found[index].base < end_of(index);
+    let newest = (0..found.len()).rfind(|index| holds(*index));
+    // Where a marker is written, it says the same, and needs the file that it lies in to be last.
+    let boundary = (0..found.len()).rfind(|index| {
+        let segment = &found[*index];
+        let begins_there = segment.base == end && end > 0 && segment.has_header;
+        begins_there && newest.is_none_or(|newest| newest < *index) && !marked
+    });
     let mut existing = Vec::new();
     for (index, segment) in found.iter().enumerate() {
-        let segment_end = valid_end(found, index).map_or(end, |limit| limit.min(end));
-        if segment.base < segment_end {
+        let facts = SegmentFacts {
+            header: segment.has_header,
+            // Without that it would be no segment but unborn.
+            knew_durable: !segment.has_header || segment.durable > segment.base,
+            holds: holds(index),
+            boundary: boundary == Some(index),
+        };
+        let case = facts.case();
+        report.files.push((segment.number, case));
+        if case.is_kept() {
             existing.push(ExistingSegment {
                 number: segment.number,
-                end: segment_end,
+                end: end_of(index),
                 bytes: segment.bytes,
             });
         }
-    }
-    let newest = existing.last().map_or(0, |segment| segment.number);
-    let at_end = |segment: &&Found| {
-        segment.number > newest && segment.base == end && segment.has_header && end > 0
-    };
-    // Where a marker is written, it says the same, and needs the file that it lies in to be last.
-    if let Some(segment) = found.iter().rfind(at_end)
-        && !marked
-    {
-        existing.push(ExistingSegment {
-            number: segment.number,
-            end,
-            bytes: segment.bytes,
-        });
     }
     // The last one is cut.
     if let Some(last) = existing.last_mut()
@@ -134,4 +185,20 @@ fn existing(found: &[Found], end: u64, marked: bool) -> Vec<ExistingSegment> {
         last.bytes = SEGMENT_HEADER_LEN as u64 + end - segment.base;
     }
     existing
+}
+
+impl Report {
+    fn note(&mut self, place: &Place, start: u64, end: u64) {
+        let row = place.row();
+        self.findings.push(Finding {
+            case: row.case,
+            start,
+            end,
+        });
+        match row.action {
+            PlaceAction::Cut => self.cut_at = Some(start),
+            PlaceAction::StepOver | PlaceAction::Mark => self.damaged.push(Damage { start, end }),
+            PlaceAction::End | PlaceAction::Ignore => {}
+        }
+    }
 }

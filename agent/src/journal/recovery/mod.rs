@@ -1,34 +1,46 @@
 //! What a shard's folder holds after whatever ended the last life, and what of it is kept.
 //!
 //! All segments are read once, every checksum with them (`scan`). The highest durable mark that any
-//! block's header carries, D, draws the line (`decide`): what lies before it was acknowledged, what
-//! lies at or beyond it may be torn, as several blocks are in flight when the power goes.
+//! block's header carries, D, draws the line: what lies before it was acknowledged, what lies at or
+//! beyond it may be torn, as several blocks are in flight when the power goes. What stands where no
+//! sound block does, and what becomes of each file, is decided by two tables (`table`, `decide`):
 //!
 //! | what is found | and the place is | case | what is done |
 //! |---|---|---|---|
-//! | sound blocks up to the successor's base, or to zeroes | | clean | kept |
-//! | behind sound blocks damage, or another use's block | at or beyond D | torn tail | cut there; all that follows goes |
-//! | damage | before D | damaged middle | reported; the good blocks on both sides stay |
+//! | sound blocks, then zeroes | at or beyond D | clean | kept |
+//! | sound blocks, then damage | at or beyond D | torn tail | cut there; all that follows goes |
+//! | the same, but the damage is a whole block of another segment, position or salt | at or beyond D | stale block | cut there |
+//! | zeroes, and sound blocks behind them | at or beyond D | lost write | cut there |
+//! | damage or zeroes, and sound blocks behind | before D | damaged middle | reported; the good blocks on both sides stay |
 //! | no sound block up to D | before D | damaged end | reported; a block without entries is written at D, so that no position before it is given out again |
-//! | what a poisoned segment wrote behind the lowest base of those after it | | poisoned | never looked at |
-//! | a file without a sound header page, whose blocks know of nothing durable in it | | unborn | removed |
-//! | the same, but its blocks knew that some of it was durable | before D | damaged header | kept and reported like a damaged middle: which listeners its entries name is lost |
-//! | segments that hold no position before the end | at or beyond the end | empty | removed; but the newest that begins exactly there stays, cut to its header, as it says where the valid part ends |
+//! | whatever stands behind the lowest base of the later segments | | poisoned predecessor | never looked at |
+//!
+//! | file | case | what is done |
+//! |---|---|---|
+//! | holds positions before the end | kept | the last one is cut to the end |
+//! | the same without a sound header page | damaged header | kept and reported like a damaged middle: which listeners its entries name is lost |
+//! | the newest that begins exactly at the end | boundary | kept, cut to its header: it says where the valid part ends |
+//! | begins at or behind the end | empty | removed |
+//! | without a sound header page, and no block of it knew that anything in it was durable | unborn | removed |
 //!
 //! What is kept is synced before anyone is told of it.
 
 mod decide;
+mod keep;
 mod scan;
+pub mod table;
+mod window;
 pub mod windows;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use self::decide::{Decision, decide};
-use self::scan::{Found, find};
-use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, SEGMENT_HEADER_LEN};
+use self::decide::decide;
+use self::keep::keep;
+use self::scan::{Access, find, valid_end};
+use self::table::{PlaceCase, SegmentCase};
+use crate::journal::reader::{BlockView, JournalReader, ReadError, read_segment_header};
 use crate::journal::writer::JournalStart;
 
 /// A range of positions that should hold blocks and does not.
@@ -51,6 +63,19 @@ pub struct Report {
     pub cut_at: Option<u64>,
     /// Segments that were removed: behind the cut, or without a sound header.
     pub removed: Vec<u64>,
+    /// Each place at which no sound block stands, by its row of the table, in order; the last one is
+    /// where the journal ends.
+    pub findings: Vec<Finding>,
+    /// What becomes of each file, by its number.
+    pub files: Vec<(u64, SegmentCase)>,
+}
+
+/// A place and its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub case: PlaceCase,
+    pub start: u64,
+    pub end: u64,
 }
 
 /// Recovery's outcome.
@@ -77,16 +102,73 @@ fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> R
     }
 }
 
-/// Looks at a shard's folder, which must exist, and decides; nothing is changed.
-pub fn inspect(folder: &Path) -> Result<Recovered, RecoveryError> {
-    let (found, unborn) = find(folder)?;
-    Ok(decide(&found, &unborn).recovered)
+/// A segment as `inspect` found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentReport {
+    pub number: u64,
+    pub path: PathBuf,
+    pub case: SegmentCase,
+    /// The file's size now.
+    pub bytes: u64,
+    pub base: u64,
+    /// Where its valid part ends.
+    pub end: u64,
+    pub has_header: bool,
+    pub created_unix_nano: u64,
+    /// Sound blocks before the journal's end and the records in them.
+    pub blocks: u64,
+    pub records: u64,
+    /// First and last time of its sound entries.
+    pub observed_unix_nano: Option<(u64, u64)>,
+}
+
+/// What a start would do, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    pub recovered: Recovered,
+    /// In order of number; those that hold nothing at all are only in the report's `files`.
+    pub segments: Vec<SegmentReport>,
+    /// Everything before it is known to be durable.
+    pub durable: u64,
+}
+
+/// Looks at a shard's folder, which must exist, and decides; nothing is changed, nothing is opened
+/// for writing. Beside a running agent the last blocks may be on their way: they are found torn, or
+/// not at all.
+pub fn inspect(folder: &Path) -> Result<Inspected, RecoveryError> {
+    let (found, unborn) = find(folder, Access::Read)?;
+    let decision = decide(&found, &unborn);
+    let end = decision.recovered.start.position;
+    let segments = found.iter().enumerate().map(|(index, segment)| {
+        let limit = valid_end(&found, index).map_or(end, |limit| limit.min(end));
+        let files = &decision.recovered.report.files;
+        let case = files.iter().find(|(number, _)| *number == segment.number);
+        let runs = segment.runs.iter().filter(|run| run.end <= limit);
+        SegmentReport {
+            number: segment.number,
+            path: segment.path.clone(),
+            case: case.expect("each file has its case").1,
+            bytes: segment.bytes,
+            base: segment.base,
+            end: limit.max(segment.base),
+            has_header: segment.has_header,
+            created_unix_nano: segment.created_unix_nano,
+            blocks: runs.clone().map(|run| run.blocks).sum(),
+            records: runs.map(|run| run.records).sum(),
+            observed_unix_nano: segment.observed_unix_nano,
+        }
+    });
+    Ok(Inspected {
+        segments: segments.collect(),
+        durable: decision.durable,
+        recovered: decision.recovered,
+    })
 }
 
 /// Decides, and makes it so: cuts, syncs and removes, in this order, so that a crash in between
 /// leaves what leads to the same decision.
 pub fn recover(folder: &Path) -> Result<Recovered, RecoveryError> {
-    let (found, unborn) = find(folder)?;
+    let (found, unborn) = find(folder, Access::ReadWrite)?;
     let decision = decide(&found, &unborn);
     let removed = &decision.recovered.report.removed;
     let existing = &decision.recovered.start.existing;
@@ -106,43 +188,39 @@ pub fn recover(folder: &Path) -> Result<Recovered, RecoveryError> {
     Ok(decision.recovered)
 }
 
-/// Cuts a segment that stays, where it is the last one, and makes all of it durable.
-fn keep(segment: &Found, decision: &Decision, is_last: bool) -> Result<(), RecoveryError> {
-    let (file, path) = (&segment.file, &segment.path);
-    let offset = |position: u64| SEGMENT_HEADER_LEN as u64 + (position - segment.base);
-    // After a sync that failed, the kernel calls the pages clean that it could not write: they are
-    // still read, and a sync says nothing about them. What nobody knew to be durable is therefore
-    // written once more: at most what was in flight, a few blocks.
-    let mut copy = Vec::new();
-    for block in segment.blocks.iter().filter(|block| block.sound) {
-        let header = &block.header;
-        if (decision.durable..decision.recovered.start.position).contains(&header.position) {
-            copy.resize(header.len as usize, 0);
-            let at = offset(header.position);
-            file.read_exact_at(&mut copy, at)
-                .map_err(failed("read", path))?;
-            file.write_all_at(&copy, at)
-                .map_err(failed("write", path))?;
+/// Shows every block that `recover` kept, in order, from the beginning of the newest segment that
+/// `begins` accepts (asked from the newest on), or of the oldest one: for what is rebuilt from
+/// the journal at a start. Damage is stepped over; it was reported.
+pub fn for_each_kept(
+    folder: &Path,
+    start: &JournalStart,
+    mut begins: impl FnMut(u64) -> bool,
+    mut visit: impl FnMut(BlockView<'_>),
+) -> Result<(), ReadError> {
+    let numbers = start.existing.iter().map(|segment| segment.number);
+    let chosen = numbers.clone().rev().find(|number| begins(*number));
+    // One whose header page is damaged cannot say where it begins: the reader finds it missing.
+    let from = numbers.skip_while(|number| chosen.is_some_and(|chosen| *number < chosen));
+    let base = |number: u64| {
+        let path = folder.join(crate::journal::format::segment_file_name(number));
+        read_segment_header(&path).ok().map(|header| header.base)
+    };
+    let Some(from) = from.filter_map(base).next() else {
+        return Ok(());
+    };
+    let mut reader = JournalReader::open(folder, from)?;
+    loop {
+        match reader.next_block(start.position) {
+            Ok(Some(block)) => visit(block),
+            Ok(None) => return Ok(()),
+            Err(ReadError::Damaged { .. }) => {}
+            Err(ReadError::Missing {
+                next: Some(next), ..
+            }) => reader.seek(next),
+            Err(ReadError::Missing { next: None, .. }) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
-    if is_last {
-        if let Some(marker) = &decision.marker {
-            let header = BlockHeader {
-                segment: segment.number,
-                ..*marker
-            };
-            let mut page = [0; BLOCK_ALIGN];
-            let head = page.first_chunk_mut::<BLOCK_HEADER_LEN>();
-            header.write(head.expect("a page holds a header"));
-            file.write_all_at(&page, offset(marker.position))
-                .map_err(failed("write", path))?;
-        }
-        let len = offset(decision.recovered.start.position);
-        if len < segment.bytes {
-            file.set_len(len).map_err(failed("ftruncate", path))?;
-        }
-    }
-    file.sync_all().map_err(failed("fsync", path))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use agent_common::frame::FrameHeader;
 use penstock_proto::wire::write_frame;
 
 use super::disk::{Disk, Image, Rng, write_image};
-use crate::config::settings::SyncMode;
+use crate::config::settings::{OnFull, SyncMode};
 use crate::journal::dedup::{Known, Recalled};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use crate::journal::format::{BlockHeader, Entries, Envelope};
@@ -86,6 +86,7 @@ struct Appended {
 
 pub struct Rig {
     pub writer: Writer,
+    on_full: OnFull,
     pub disk: Disk,
     pub now: Now,
     blocks: Arc<BlockPool>,
@@ -117,6 +118,7 @@ fn new_writer(
     blocks: &Arc<BlockPool>,
     start: JournalStart,
     recalled: Recalled,
+    on_full: OnFull,
 ) -> (Writer, Arc<JournalMarks>, Arc<AtomicBool>, FeedReceiver) {
     let marks = Arc::new(JournalMarks::default());
     let disk_low = Arc::new(AtomicBool::new(false));
@@ -130,9 +132,11 @@ fn new_writer(
         segment_len: SEGMENT_LEN,
         size_max: SEGMENTS_MAX * (SEGMENT_LEN + 4096),
         start,
+        salt_seed: 0x5a17,
         feeds: vec![sender],
         marks: Arc::clone(&marks),
         disk_low: Arc::clone(&disk_low),
+        on_full,
     };
     let names = vec!["apps".to_owned()];
     let writer = Writer::new(0, names, Arc::clone(blocks), plan);
@@ -141,14 +145,19 @@ fn new_writer(
 
 impl Rig {
     pub fn new() -> Self {
+        Self::with(OnFull::Backpressure)
+    }
+
+    pub fn with(on_full: OnFull) -> Self {
         let blocks = BlockPool::new(10, JOURNAL_BLOCK_LEN);
         let start = JournalStart {
             segment: 1,
             ..JournalStart::default()
         };
-        let (writer, marks, disk_low, sink) = new_writer(&blocks, start, nobody());
+        let (writer, marks, disk_low, sink) = new_writer(&blocks, start, nobody(), on_full);
         Self {
             writer,
+            on_full,
             disk: Disk::default(),
             now: Now {
                 monotonic_ns: 1,
@@ -395,7 +404,7 @@ impl Rig {
             // A file that cannot be removed is another story, and never a crash's.
             Pending::Remove { number } => {
                 self.disk.remove(number);
-                self.writer.on_segment_removed(number, Ok(()));
+                self.writer.on_segment_removed(number, Ok(()), self.now);
             }
         }
         self.on_settled(&settled);
@@ -438,7 +447,7 @@ impl Rig {
     pub fn reopen(&mut self, image: Image) -> Recovered {
         let folder = tempfile::tempdir().expect("a folder");
         write_image(&image, folder.path());
-        let inspected = recovery::inspect(folder.path()).expect("inspect");
+        let inspected = recovery::inspect(folder.path()).expect("inspect").recovered;
         let recovered = recovery::recover(folder.path()).expect("recover");
         assert_eq!(inspected, recovered, "inspect says what recover does");
         let again = recovery::recover(folder.path()).expect("recover again");
@@ -465,8 +474,12 @@ impl Rig {
         let mut recalled = nobody();
         recalled.windows.restore(memory, 0);
         recalled.held_in = held_in;
-        let (writer, marks, disk_low, sink) =
-            new_writer(&self.blocks, recovered.start.clone(), recalled);
+        let (writer, marks, disk_low, sink) = new_writer(
+            &self.blocks,
+            recovered.start.clone(),
+            recalled,
+            self.on_full,
+        );
         self.writer = writer;
         self.marks = marks;
         self.disk_low = disk_low;

@@ -7,7 +7,7 @@ use super::{ExistingSegment, Settled, Writer};
 use crate::config::settings::SyncMode;
 use crate::journal::format::{BLOCK_ALIGN, BlockHeader, SEGMENT_HEADER_LEN};
 use crate::shard::buffer::{BlockId, SharedBlock};
-use crate::shard::counters::LostReason;
+use crate::shard::counters::{LostReason, Refusal};
 use crate::shard::op::{Errno, Now, Op, SegmentFile};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +283,15 @@ impl Writer {
 
     /// A write or a sync failed: nothing that is not durable now ever will be. What waits in the
     /// open block goes the same way, as its tickets name positions that are given out anew.
+    ///
+    /// Until a successor's header is durable, nothing on the disk says that these frames were lost: a
+    /// crash in between may bring back the first few of them (recovery keeps sound blocks that
+    /// follow the durable part without a gap), although their senders were told "try later". That
+    /// loses nothing and stores nothing twice: what comes back is durable and in its place, with its
+    /// producer and sequence, so recovery puts it into the dedup window, and the sender's retry is
+    /// answered "duplicate of a frame that is durable", which is then true. A sender that does not
+    /// retry has a frame stored that it gave up, which "try later" never excluded. The other order,
+    /// a successor first, makes the loss final: its base excludes the frames, and the retry is new.
     fn poison(&mut self, reason: LostReason, errno: Option<Errno>, now: Now) -> Settled {
         let error = errno.map_or("a short write".to_owned(), |errno| {
             std::io::Error::from(errno).to_string()
@@ -325,6 +334,7 @@ impl Writer {
         if matches!(self.next, NextSegment::Idle) {
             // A disk that fails each write must not be given a new segment each millisecond.
             self.next = NextSegment::Refused {
+                cause: errno.map_or(Refusal::Failed, |errno| Refusal::of(errno.0)),
                 until_ns: now.monotonic_ns + SEGMENT_RETRY_NS,
             };
         }
@@ -363,8 +373,7 @@ impl Writer {
                     },
                 );
             } else {
-                self.bytes -= segment_bytes;
-                self.outbox.push(Op::SegmentRemove { number });
+                self.discard(number);
             }
         }
     }

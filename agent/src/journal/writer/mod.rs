@@ -19,6 +19,7 @@
 
 mod commit;
 mod plan;
+mod removal;
 mod segment;
 mod snapshot;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use penstock_proto::reason::Reason;
 
 use self::commit::{Contents, Doomed, Sealed, Syncing};
+use self::removal::{Litter, Said};
 use self::segment::{NextSegment, Segment};
 use self::snapshot::Snapshot;
 use crate::config::settings::SyncMode;
@@ -37,6 +39,7 @@ use crate::journal::format::{
     SEGMENT_HEADER_LEN,
 };
 use crate::shard::buffer::{BlockPool, OpenBlock};
+use crate::shard::counters::{Refusal, SegmentCall};
 use crate::shard::op::{Now, Op};
 
 pub use self::plan::{ExistingSegment, JournalPlan, JournalStart, Room, Settled, Ticket};
@@ -99,6 +102,13 @@ pub struct Writer {
     finished: VecDeque<ExistingSegment>,
     /// The oldest of them, while it is being removed.
     removing: Option<u64>,
+    litter: Vec<Litter>,
+    /// After a failure nothing is removed before this time.
+    next_removal_ns: u64,
+    /// For the disk's sake no segment is dropped before this time.
+    next_drop_ns: u64,
+    call_errors: [u64; SegmentCall::COUNT],
+    said: Said,
     bytes: u64,
 }
 
@@ -150,6 +160,11 @@ impl Writer {
             bytes: start.existing.iter().map(|segment| segment.bytes).sum(),
             finished: start.existing.into(),
             removing: None,
+            litter: Vec::new(),
+            next_removal_ns: 0,
+            next_drop_ns: 0,
+            call_errors: [0; SegmentCall::COUNT],
+            said: Said::default(),
             blocks,
             plan,
         }
@@ -201,6 +216,11 @@ impl Writer {
         self.bytes
     }
 
+    /// Calls on segments that failed.
+    pub fn call_errors(&self) -> [u64; SegmentCall::COUNT] {
+        self.call_errors
+    }
+
     /// Whether a frame of any length can be appended.
     #[inline]
     pub fn room(&mut self) -> Room {
@@ -210,6 +230,10 @@ impl Writer {
         if !self.has_place() {
             self.turn_wanted = true;
             return match self.next {
+                NextSegment::Refused {
+                    cause: Refusal::Failed,
+                    ..
+                } => Room::Refused(Reason::JournalFailed),
                 NextSegment::Refused { .. } => Room::Refused(Reason::Backpressure),
                 _ => Room::Wait,
             };
@@ -310,6 +334,7 @@ impl Writer {
             records_before: self.records_accepted,
             entries,
             records,
+            salt: segment.salt,
         };
         let bytes = block.bytes_mut();
         header.write(
@@ -339,10 +364,15 @@ impl Writer {
         self.turn_where_wanted(now);
         self.write_snapshot(now);
         self.prepare_segment(now);
-        self.remove_segment();
+        self.remove_segment(now);
         self.push_sync(now);
-        let is_writable = self.has_place() || matches!(self.next, NextSegment::Ready { .. });
-        self.plan.marks.set_writable(is_writable);
+        let writable = self.has_place() || matches!(self.next, NextSegment::Ready { .. });
+        self.plan.marks.set_writable(writable);
+        let refusal = match self.next {
+            NextSegment::Refused { cause, .. } if !writable => Some(cause),
+            _ => None,
+        };
+        self.tell_refusal(refusal, now);
     }
 
     fn commit_deadline_ns(&self) -> Option<u64> {
@@ -372,6 +402,7 @@ impl Writer {
             && self.snapshot.is_none()
             && self.doomed.is_empty()
             && self.removing.is_none()
+            && !self.litter.iter().any(|litter| litter.removing)
             && !matches!(self.next, NextSegment::Making { .. })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use penstock_proto::reason::Reason;
 
-use crate::config::settings::SyncMode;
+use crate::config::settings::{OnFull, SyncMode};
 use crate::journal::dedup::Recalled;
 use crate::journal::feed::{FeedSender, JournalMarks};
 use crate::shard::counters::LostReason;
@@ -47,11 +47,14 @@ pub struct JournalPlan {
     pub size_max: u64,
     pub start: JournalStart,
     pub recalled: Recalled,
+    /// A random number of this life, from which the salts of its segments come.
+    pub salt_seed: u64,
     /// One per sink.
     pub feeds: Vec<FeedSender>,
     pub marks: Arc<JournalMarks>,
     /// The file system is below `min_free`: no segment is created while this is set.
     pub disk_low: Arc<AtomicBool>,
+    pub on_full: OnFull,
 }
 
 /// A ticket for one appended frame: it is durable once the durable mark lies beyond it.

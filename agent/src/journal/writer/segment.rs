@@ -7,21 +7,26 @@
 //!   └──────── a later tick ◀── Refused ┘             removed ◀─ finished ◀─ wholly durable ◀──┘
 //! ```
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::Ordering;
 
 use super::commit::Contents;
+use super::removal::LITTER_MAX;
 use super::{ExistingSegment, Writer};
+use crate::config::settings::OnFull;
 use crate::journal::format::{BlockHeader, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::shard::buffer::OpenBlock;
+use crate::shard::counters::{Refusal, SegmentCall};
 use crate::shard::op::{Errno, Now, Op, SegmentFile};
 
-/// How long the writer waits before it tries again to create a segment.
+/// How long the writer waits before it tries again what failed: to create a segment, to remove one.
 pub(super) const SEGMENT_RETRY_NS: u64 = 1_000_000_000;
 
 /// A segment that is not wholly durable yet.
 pub(super) struct Segment {
     pub number: u64,
     pub file: SegmentFile,
+    pub salt: u64,
     pub base: u64,
     /// Bytes of blocks assigned to it.
     pub filled: u64,
@@ -50,15 +55,15 @@ pub(super) enum NextSegment {
         page: OpenBlock,
     },
     /// It may not be made now, or making it failed; tried again later.
-    Refused { until_ns: u64 },
+    Refused { cause: Refusal, until_ns: u64 },
 }
 
 impl Writer {
     /// Starts the next segment when half of this one is filled: making one takes the disk a few
     /// milliseconds, and half a segment is a tenth of a second at 1 GB/s.
     pub(super) fn prepare_segment(&mut self, now: Now) {
-        match self.next {
-            NextSegment::Refused { until_ns } if now.monotonic_ns >= until_ns => {}
+        let refused = match self.next {
+            NextSegment::Refused { cause, until_ns } if now.monotonic_ns >= until_ns => Some(cause),
             NextSegment::Idle => {
                 let here = self
                     .segments
@@ -67,23 +72,28 @@ impl Writer {
                 if here < self.plan.segment_len / 2 {
                     return;
                 }
+                None
             }
             _ => return,
+        };
+        let short = self.shortage();
+        if self.plan.on_full == OnFull::DropOldest
+            && let Some(cause) = short.or(refused.filter(|cause| *cause == Refusal::DiskFull))
+        {
+            self.drop_oldest(cause, now);
         }
-        let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
-        let disk_low = self.plan.disk_low.load(Ordering::Relaxed);
-        let full = self.bytes - self.held_back() + segment_bytes > self.plan.size_max;
         // The first snapshot must have its place: until it is durable nothing else may go.
-        if (disk_low || full) && !self.owes_snapshot {
+        if let Some(cause) = short.filter(|_| !self.owes_snapshot) {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
-            self.next = NextSegment::Refused {
-                until_ns: now.monotonic_ns,
-            };
+            let until_ns = now.monotonic_ns;
+            self.next = NextSegment::Refused { cause, until_ns };
             return;
         }
         let Some(page) = self.blocks.acquire() else {
-            // Not refused: blocks come back with the next sync, and the next tick tries again.
-            self.next = NextSegment::Idle;
+            // Blocks come back with the next sync, and the next tick tries again.
+            if refused.is_none() {
+                self.next = NextSegment::Idle;
+            }
             return;
         };
         let number = self.next_number;
@@ -94,6 +104,20 @@ impl Writer {
             page,
         };
         self.outbox.push(Op::SegmentOpen { number });
+    }
+
+    /// Why no segment may be made now.
+    fn shortage(&self) -> Option<Refusal> {
+        let segment_bytes = self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
+        if self.bytes - self.held_back() + segment_bytes > self.plan.size_max {
+            Some(Refusal::MaxSize)
+        } else if self.plan.disk_low.load(Ordering::Relaxed) {
+            Some(Refusal::MinFree)
+        } else if self.litter.len() >= LITTER_MAX {
+            Some(Refusal::Failed)
+        } else {
+            None
+        }
     }
 
     pub fn on_segment_opened(&mut self, number: u64, result: Result<SegmentFile, Errno>, now: Now) {
@@ -117,20 +141,20 @@ impl Writer {
                     len,
                 });
             }
-            Err(errno) => self.give_up_segment(errno, "create", now),
+            Err(errno) => self.give_up_segment(errno, SegmentCall::Create, now),
         }
     }
 
     pub fn on_segment_allocated(&mut self, number: u64, result: Result<(), Errno>, now: Now) {
         match result {
             Ok(()) => self.outbox.push(Op::FolderSync { number }),
-            Err(errno) => self.give_up_segment(errno, "allocate", now),
+            Err(errno) => self.give_up_segment(errno, SegmentCall::Allocate, now),
         }
     }
 
     pub fn on_folder_synced(&mut self, number: u64, result: Result<(), Errno>, now: Now) {
         if let Err(errno) = result {
-            return self.give_up_segment(errno, "sync the name of", now);
+            return self.give_up_segment(errno, SegmentCall::SyncName, now);
         }
         let making = std::mem::replace(&mut self.next, NextSegment::Idle);
         let NextSegment::Making {
@@ -146,22 +170,17 @@ impl Writer {
     }
 
     /// The next segment cannot be made now: what was made of it is removed, and it is tried again.
-    fn give_up_segment(&mut self, errno: Errno, what: &str, now: Now) {
+    fn give_up_segment(&mut self, errno: Errno, call: SegmentCall, now: Now) {
+        let cause = Refusal::of(errno.0);
         let until_ns = now.monotonic_ns + SEGMENT_RETRY_NS;
-        let failed = std::mem::replace(&mut self.next, NextSegment::Refused { until_ns });
+        let failed = std::mem::replace(&mut self.next, NextSegment::Refused { cause, until_ns });
         let NextSegment::Making { number, file, .. } = failed else {
             panic!("a segment failed that was not being made");
         };
-        let error = std::io::Error::from(errno);
-        tracing::error!(
-            shard = self.shard,
-            segment = number,
-            "cannot {what} a segment: {error}"
-        );
+        self.on_call_failed(call, number, errno, now);
         if let Some(file) = file {
-            self.bytes -= self.plan.segment_len + SEGMENT_HEADER_LEN as u64;
             self.outbox.push(Op::SegmentClose { number, file });
-            self.outbox.push(Op::SegmentRemove { number });
+            self.discard(number);
         }
     }
 
@@ -189,6 +208,7 @@ impl Writer {
         else {
             panic!("segment {} is needed and not ready", self.next_number);
         };
+        let salt = self.salt(number);
         let header = SegmentHeader {
             shard: self.shard,
             number,
@@ -196,6 +216,7 @@ impl Writer {
             records_before: self.records_accepted,
             created_unix_nano: now.unix_ns,
             predecessor: self.predecessor(),
+            salt,
             listeners: self.listeners.clone(),
         };
         header.write(
@@ -206,6 +227,7 @@ impl Writer {
         self.segments.push_back(Segment {
             number,
             file,
+            salt,
             base: self.accepted,
             filled: 0,
         });
@@ -218,6 +240,7 @@ impl Writer {
             records_before: self.records_accepted,
             entries: 0,
             records: 0,
+            salt,
         };
         self.write(
             file,
@@ -228,6 +251,14 @@ impl Writer {
         );
         // The one before may be wholly durable already: no sync of it is to come that would say so.
         self.finish_segments();
+    }
+
+    /// Nobody outside can guess it: the seed is random and leaves the process only through this.
+    fn salt(&self, number: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.plan.salt_seed);
+        hasher.write_u64(number);
+        hasher.finish()
     }
 
     /// The segment before the next one, be it still written to, poisoned or finished.
@@ -252,67 +283,6 @@ impl Writer {
                 end: segment.end(),
                 bytes: self.plan.segment_len + SEGMENT_HEADER_LEN as u64,
             });
-        }
-    }
-
-    /// Removes the oldest finished segment, one at a time, once every sink has committed it.
-    /// Without a sink nothing is ever removed: the journal is then the only copy.
-    ///
-    /// A later segment is never removed before an earlier one: its base says where the earlier
-    /// one's valid part ends. And the last one stays until there is a durable block behind it, or a
-    /// restart would find nothing that tells which positions were given out. Nor does one go that
-    /// holds what is remembered of the producers (`snapshot`).
-    pub(super) fn remove_segment(&mut self) {
-        let Some(oldest) = self.finished.front() else {
-            return;
-        };
-        let number = oldest.number;
-        let waits = self.doomed.iter().any(|doomed| doomed.number < number);
-        let is_needed = !self.is_forgettable(number) || !self.has_successor();
-        if self.removing.is_some() || waits || is_needed || !self.is_committed(oldest) {
-            return;
-        }
-        self.removing = Some(number);
-        self.outbox.push(Op::SegmentRemove { number });
-    }
-
-    /// Whether a durable block lies behind the oldest finished segment.
-    fn has_successor(&self) -> bool {
-        let open = self.segments.front();
-        self.finished.len() > 1 || open.is_some_and(|segment| segment.base < self.durable)
-    }
-
-    fn is_committed(&self, segment: &ExistingSegment) -> bool {
-        let marks = self.plan.feeds.iter().map(|feed| feed.mark.committed());
-        marks
-            .min()
-            .is_some_and(|committed| segment.end <= committed)
-    }
-
-    /// Bytes of a segment that goes as soon as its successor has a block: they do not count against
-    /// the limit, or a limit that was lowered between two lives could keep that block away.
-    fn held_back(&self) -> u64 {
-        match self.finished.front() {
-            Some(oldest) if !self.has_successor() && self.is_committed(oldest) => oldest.bytes,
-            _ => 0,
-        }
-    }
-
-    pub fn on_segment_removed(&mut self, number: u64, result: Result<(), Errno>) {
-        if let Err(errno) = result {
-            let error = std::io::Error::from(errno);
-            tracing::error!(
-                shard = self.shard,
-                segment = number,
-                "cannot remove: {error}"
-            );
-        }
-        // A segment that was given up or held nothing durable is not in the list.
-        if self.removing == Some(number) {
-            self.removing = None;
-            let removed = self.finished.pop_front().expect("it was asked to go");
-            assert_eq!(removed.number, number, "the oldest goes first");
-            self.bytes -= removed.bytes;
         }
     }
 }

@@ -100,6 +100,7 @@ impl Writer {
                 records_before: self.records_accepted,
                 entries: filling.entries,
                 records: filling.records,
+                salt: 0,
             };
             forget(windows, filling.block.bytes_mut(), &header);
         }

@@ -5,6 +5,7 @@
 //! turn:  submit and wait ─▶ one handler per completion ─▶ tick ─▶ re-arm, acknowledge, publish
 //!
 //! receive      a connection arrives, bytes arrive, frames are taken or wait for the journal
+//! pause        the journal takes nothing: connections are read once in a while
 //! acknowledge  the journal made them durable, whoever waits is told
 //! close        a connection goes
 //! stop         the shard itself goes
@@ -12,6 +13,7 @@
 
 mod acknowledge;
 mod close;
+mod pause;
 mod plan;
 mod receive;
 mod stop;
@@ -74,6 +76,9 @@ pub struct Worker<K> {
     held: VecDeque<Held>,
     /// Connections whose multishot receive ended for lack of buffers.
     starved: Vec<PeerId>,
+    /// Connections that are not read while the journal takes nothing, in the order in which their
+    /// pauses end.
+    paused: VecDeque<PeerId>,
     /// Connections with something to send or to close, each once (`Connection::touched`).
     touched: Vec<PeerId>,
     touched_spare: Vec<PeerId>,
@@ -127,6 +132,7 @@ impl<K: Kernel> Worker<K> {
             waiting: WaitingList::default(),
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
+            paused: VecDeque::with_capacity(plan.connections_max),
             touched: Vec::with_capacity(plan.connections_max),
             touched_spare: Vec::with_capacity(plan.connections_max),
             tcp_buffers: plan.tcp_buffers,
@@ -171,6 +177,7 @@ impl<K: Kernel> Worker<K> {
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
+        self.end_pauses();
         self.sweep();
         self.tend_touched();
         self.advance_life();
@@ -238,7 +245,8 @@ impl<K: Kernel> Worker<K> {
                 self.on_segment_closed(number, result);
             }
             Completion::SegmentRemoved { number, result } => {
-                self.intake.journal.on_segment_removed(number, result);
+                let journal = &mut self.intake.journal;
+                journal.on_segment_removed(number, result, self.now);
             }
             Completion::Woken => {}
         }
@@ -288,6 +296,7 @@ impl<K: Kernel> Worker<K> {
     fn publish(&mut self, woken_ns: u64) {
         let counters = &mut self.intake.counters;
         counters.journal_bytes = self.intake.journal.bytes();
+        counters.journal_segment_errors = self.intake.journal.call_errors();
         counters.busy_ns += self.kernel.now().monotonic_ns.saturating_sub(woken_ns);
         self.observer.publish(counters);
     }

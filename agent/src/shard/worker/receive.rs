@@ -138,6 +138,8 @@ impl<K: Kernel> Worker<K> {
             }
             Err(errno) if errno.0 == libc::ECANCELED => {
                 self.touch(peer);
+                // The pause may have ended before the cancellation did.
+                self.receive(peer);
                 return;
             }
             Err(_) => Held::StreamEnd {
@@ -262,6 +264,7 @@ impl<K: Kernel> Worker<K> {
             .payload_len_max;
         let carry_before = connection.reader.carry_capacity();
         let mut close = None;
+        let mut refused = false;
         let progress = loop {
             if !self.waiting.has_room() {
                 break Progress::Waits(at);
@@ -298,6 +301,7 @@ impl<K: Kernel> Worker<K> {
                                 continue;
                             }
                             Taken::Refused(reason) => {
+                                refused |= room == Room::Refused(reason);
                                 let ack = refusal(&header, reason);
                                 if header.wants_ack() && !connection.acks.push(ack) {
                                     close = Some(CloseReason::AcksNotRead);
@@ -349,6 +353,7 @@ impl<K: Kernel> Worker<K> {
         match close {
             Some(reason @ CloseReason::FramingLost) => self.finish(peer, reason),
             Some(reason) => self.close(peer, reason),
+            None if refused => self.pause(peer),
             None => {}
         }
         self.push_journal_ops();
@@ -456,7 +461,8 @@ impl<K: Kernel> Worker<K> {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
-        if connection.phase == Phase::Streaming && !connection.receiving {
+        let paused = connection.paused_until_ns > 0;
+        if connection.phase == Phase::Streaming && !connection.receiving && !paused {
             connection.receiving = true;
             let socket = connection.socket;
             self.kernel.push(Op::Receive { peer, socket });

@@ -131,7 +131,7 @@ fn from_memory_from_disk_and_over_gaps_every_record_is_stored_once() {
     assert_eq!(mark.committed(), marks.durable());
     assert_eq!(mark.committed_records(), 60);
     assert_eq!(stats.records.load(Ordering::Relaxed), 60);
-    assert_eq!(stats.records_skipped.load(Ordering::Relaxed), 0);
+    assert_eq!(stats.skipped(SkipReason::Unreadable), 0);
     assert_eq!(stats.files_sealed.load(Ordering::Relaxed), 1);
     let errors = ErrorReason::ALL.iter().map(|&reason| stats.errors(reason));
     assert_eq!(errors.sum::<u64>(), 0);
@@ -198,7 +198,7 @@ fn damage_and_missing_segments_are_counted_and_stepped_over() {
     stage.end().expect("sealed");
     assert_eq!(sealed_bodies(folder.path()), expected([0, 1, 2, 6, 8]));
     assert_eq!(stats.records.load(Ordering::Relaxed), 5);
-    assert_eq!(stats.records_skipped.load(Ordering::Relaxed), 4);
+    assert_eq!(stats.skipped(SkipReason::Unreadable), 4);
     assert_eq!(stats.errors(ErrorReason::JournalMissing), 1);
     assert_eq!(stats.errors(ErrorReason::Damaged), 1);
 }

@@ -157,6 +157,8 @@ impl World {
                 conn.peer = Some(*peer);
                 assert!(!conn.multishot, "{peer:?} receives already");
                 conn.multishot = true;
+                // It had only paused.
+                conn.leaving = false;
             }
             Op::ReceiveCancel { peer } => {
                 if let Some(id) = self.conn_of_peer(at, *peer) {
