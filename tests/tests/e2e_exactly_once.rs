@@ -263,3 +263,112 @@ fn without_syncs_a_kill_loses_nothing_and_nothing_is_called_durable() {
     agent.stop();
     check_stored(&home, &[(7, 50)]);
 }
+
+/// Of two shards, the second owns 1, 3 and 6 (where `dedup::owner`'s product has its highest bit set),
+/// and the first the others.
+const PRODUCERS: [u64; 7] = [1, 2, 3, 4, 5, 6, 7];
+
+#[test]
+fn with_several_shards_a_producer_meets_its_windows_on_every_connection() {
+    let home = Home::new();
+    let config = Config {
+        shards: 2,
+        journal_max_size: "128MiB",
+        ..config()
+    };
+    let agent = home.start(&config);
+    for producer in PRODUCERS {
+        all_answered(&agent, producer, 20, AckStatus::Durable);
+        // The kernel spreads connections over the shards' sockets.
+        for _ in 0..4 {
+            all_answered(&agent, producer, 20, AckStatus::Duplicate);
+        }
+    }
+    // A header in two pieces is waited for.
+    let address = agent.tcp();
+    for _ in 0..4 {
+        let frame = line_frame(1, 1, &body(1, 1));
+        let mut connection = Connection::open(address);
+        connection.send(&frame[..17]);
+        std::thread::sleep(Duration::from_millis(30));
+        connection.send(&frame[17..]);
+        let duplicate = answer(1, 1, AckStatus::Duplicate, None);
+        assert_eq!(connection.answers(1), [duplicate]);
+    }
+    // Who says less than a header and leaves is not forgotten.
+    let mut connection = Connection::open(address);
+    connection.send(b"PNS1");
+    connection.shutdown();
+    assert_eq!(connection.next_ack().expect("an end in time"), None);
+    wait_for(
+        "all connections are closed",
+        Duration::from_secs(10),
+        || {
+            let open = agent.metrics().sum("penstock_connections", &[]);
+            (open == 0).then_some(())
+        },
+    );
+    agent.stop();
+    check_stored(&home, &PRODUCERS.map(|producer| (producer, 20)));
+}
+
+#[test]
+fn windows_move_with_their_producers_when_the_number_of_shards_changes() {
+    let home = Home::new();
+    let shards = |shards| Config {
+        shards,
+        journal_max_size: "128MiB",
+        ..config()
+    };
+    let mut last = 0;
+    for count in [1, 2, 1, 3, 2] {
+        let agent = home.start(&shards(count));
+        for producer in PRODUCERS {
+            let mut connection = Connection::open(agent.tcp());
+            send(&mut connection, producer, 1..=last + 5);
+            let expected: Vec<Answer> = (1..=last + 5)
+                .map(|sequence| {
+                    let status = match sequence <= last {
+                        true => AckStatus::Duplicate,
+                        false => AckStatus::Durable,
+                    };
+                    answer(producer, sequence, status, None)
+                })
+                .collect();
+            assert_eq!(
+                connection.answers(expected.len()),
+                expected,
+                "{count} shards"
+            );
+        }
+        last += 5;
+        // Killed as often as stopped: what moved must have been durable by itself.
+        match last % 2 {
+            0 => drop(agent.stop()),
+            _ => agent.kill(),
+        }
+    }
+    // The journals of the shards that are gone are delivered, and then nothing of them is left but
+    // the page that says which positions they gave out.
+    let agent = home.start(&shards(1));
+    for shard in ["shard-01", "shard-02"] {
+        let folder = home.data().join("journal").join(shard);
+        wait_for("the journal is let go", Duration::from_secs(10), || {
+            let entries = std::fs::read_dir(&folder).expect("the folder");
+            let sizes = entries.map(|entry| entry.ok()?.metadata().ok().map(|file| file.len()));
+            (sizes.collect::<Option<Vec<u64>>>()? == [4096]).then_some(())
+        });
+    }
+    agent.stop();
+    // They go on from there where they are back.
+    let agent = home.start(&shards(3));
+    for producer in PRODUCERS {
+        all_answered(&agent, producer, last, AckStatus::Duplicate);
+        let mut connection = Connection::open(agent.tcp());
+        send(&mut connection, producer, [last + 1]);
+        let durable = Answer::durable(producer, last + 1);
+        assert_eq!(connection.answers(1), [durable]);
+    }
+    agent.stop();
+    check_stored(&home, &PRODUCERS.map(|producer| (producer, last + 1)));
+}

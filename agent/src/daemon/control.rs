@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,11 +22,15 @@ use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
 use crate::daemon::status::{Shared, SinkView};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
-use crate::journal::feed::{FeedSender, JournalMarks, feed};
-use crate::journal::writer::{JournalPlan, JournalStart};
+use crate::journal::dedup::StartBarrier;
+use crate::journal::feed::{FeedSender, JournalMarks, SinkMark, feed};
+use crate::journal::format::SEGMENT_HEADER_LEN;
+use crate::journal::recovery::retire::retire;
+use crate::journal::writer::{ExistingSegment, JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
 use crate::schema::table::Schemas;
+use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
 use crate::sink::{SinkError, SinkLag, StopDeadline};
@@ -154,6 +158,8 @@ struct Agent {
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
     data: DataFolder,
+    /// Looked at by `watch` only, until they are done with.
+    left_behind: Mutex<Vec<LeftBehind>>,
 }
 
 impl Agent {
@@ -199,6 +205,7 @@ impl Agent {
         disk.look(data.path());
         let schemas = Schemas::default();
         let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
+        let handovers = Handover::for_shards(shard_count);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
@@ -232,14 +239,19 @@ impl Agent {
                     // A hasher of the standard library is seeded by the kernel's random numbers.
                     salt_seed: RandomState::new().build_hasher().finish(),
                 },
+                handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
             })?);
             marks.push(shard_marks);
         }
+        let mut left_behind = Vec::new();
         for (shard, start) in inherited.left_behind {
-            deliver_left_behind(shard, &start, &mut sinks)?;
+            if !start.existing.is_empty() {
+                let barrier = inherited.barrier.clone();
+                left_behind.push(LeftBehind::deliver(shard, start, barrier, &mut sinks)?);
+            }
         }
 
         let shared = Shared::new(
@@ -263,6 +275,7 @@ impl Agent {
             sink_stop,
             disk,
             data,
+            left_behind: Mutex::new(left_behind),
         }
         .listening())
     }
@@ -318,6 +331,7 @@ impl Agent {
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.
     fn watch(&self) -> Result<(), Failure> {
         self.disk.look(self.data.path());
+        self.retire_left_behind();
         let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
         self.readiness.set(Condition::JournalWritable, writable);
         match self.shards.iter().position(Shard::is_finished) {
@@ -327,6 +341,27 @@ impl Agent {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Lets go of the journals of shards that are gone, each once nobody needs it.
+    fn retire_left_behind(&self) {
+        let mut all = self
+            .left_behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|left| {
+            if !left.is_done() {
+                return true;
+            }
+            let shard = left.shard;
+            match retire(&self.data.shard_folder(shard), shard, &left.start) {
+                Ok(()) => tracing::info!(shard, "the journal of a shard that is gone is delivered"),
+                Err(error) => {
+                    tracing::error!(shard, "the next start tries again: {error}");
+                }
+            }
+            false
+        });
     }
 
     /// Closes the gate, then the shards, then the sinks.
@@ -470,23 +505,57 @@ impl<'a> Sinks<'a> {
     }
 }
 
-/// A shard that an earlier, larger configuration had: its journal is delivered and gets no more.
-/// Its segments stay until the shard is there again.
-fn deliver_left_behind(
+/// The journal of a shard that an earlier, larger configuration had: it is delivered and gets no
+/// more.
+struct LeftBehind {
     shard: u16,
-    start: &JournalStart,
-    sinks: &mut Sinks<'_>,
-) -> Result<(), Failure> {
-    if start.existing.is_empty() {
-        return Ok(());
+    start: JournalStart,
+    /// How far each sink has it.
+    sinks: Vec<Arc<SinkMark>>,
+    barrier: Option<Arc<StartBarrier>>,
+    /// Nothing is left of it but what `retire` leaves.
+    is_retired: bool,
+}
+
+impl LeftBehind {
+    fn deliver(
+        shard: u16,
+        start: JournalStart,
+        barrier: Option<Arc<StartBarrier>>,
+        sinks: &mut Sinks<'_>,
+    ) -> Result<Self, Failure> {
+        let is_page = |segment: &ExistingSegment| segment.bytes == SEGMENT_HEADER_LEN as u64;
+        let is_retired = start.existing.iter().all(is_page);
+        if !is_retired {
+            tracing::info!(
+                shard,
+                records = start.records,
+                "delivering the journal of a shard that is gone"
+            );
+        }
+        let marks = Arc::new(JournalMarks::new(start.position, start.records));
+        let senders = sinks.start(shard, &marks)?;
+        let sinks = senders.iter().map(|feed| Arc::clone(&feed.mark)).collect();
+        // Without its senders a feed is closed: the sinks read what is there and end.
+        drop(senders);
+        marks.close();
+        Ok(Self {
+            shard,
+            start,
+            sinks,
+            barrier,
+            is_retired,
+        })
     }
-    tracing::warn!(
-        shard,
-        records = start.records,
-        "delivering the journal of a shard that is gone"
-    );
-    let marks = Arc::new(JournalMarks::new(start.position, start.records));
-    drop(sinks.start(shard, &marks)?);
-    marks.close();
-    Ok(())
+
+    /// Whether nobody needs it: every sink has all of it, and what it remembered of the producers
+    /// is durable in the journals of those who own them now. Without a sink it is the only copy.
+    fn is_done(&self) -> bool {
+        let is_durable = self
+            .barrier
+            .as_ref()
+            .is_none_or(|barrier| barrier.is_passed());
+        let has_all = |mark: &Arc<SinkMark>| mark.committed() >= self.start.position;
+        is_durable && !self.is_retired && !self.sinks.is_empty() && self.sinks.iter().all(has_all)
+    }
 }

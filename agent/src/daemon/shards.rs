@@ -18,6 +18,7 @@ use crate::metric::ShardPublisher;
 use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
+use crate::shard::handover::Handover;
 use crate::shard::op::Socket;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 use crate::uring::{Ring, RingPlan, Waker, waker};
@@ -63,6 +64,8 @@ pub struct ShardPlan {
     pub shards: u16,
     pub folder: PathBuf,
     pub journal: JournalPlan,
+    /// `None` where there is one shard.
+    pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
     pub observer: Box<dyn Observe + Send>,
@@ -92,6 +95,10 @@ impl Shard {
     /// Starts the thread and waits until its ring stands.
     pub fn start(plan: ShardPlan) -> Result<Self, Failure> {
         let (waker, wake) = waker().map_err(|error| Failure::io("eventfd", &error))?;
+        if let Some(handover) = &plan.handover {
+            let waker = waker.clone();
+            handover.own().set_wake(Box::new(move || waker.wake()));
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let thread_stop = Arc::clone(&stop);
@@ -122,6 +129,7 @@ impl Shard {
                     listeners: plan.listeners,
                     journal: plan.journal,
                     schemas: plan.schemas,
+                    handover: plan.handover,
                     connections_max: limits::CONNECTIONS_MAX,
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,

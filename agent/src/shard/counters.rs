@@ -24,10 +24,12 @@ pub enum CloseReason {
     TooManyConnections,
     /// The agent is stopping.
     Stopping,
+    /// The shard that owns its producer had no place for it.
+    HandoverFull,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::End,
         Self::EndInFrame,
         Self::PeerError,
@@ -36,6 +38,7 @@ impl CloseReason {
         Self::CarryExhausted,
         Self::TooManyConnections,
         Self::Stopping,
+        Self::HandoverFull,
     ];
     pub const COUNT: usize = Self::ALL.len();
 
@@ -49,6 +52,7 @@ impl CloseReason {
             Self::CarryExhausted => "carry_exhausted",
             Self::TooManyConnections => "too_many_connections",
             Self::Stopping => "stopping",
+            Self::HandoverFull => "handover_full",
         }
     }
 }

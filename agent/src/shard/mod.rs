@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod counters;
+pub mod handover;
 pub mod intake;
 pub mod op;
 pub mod peer;

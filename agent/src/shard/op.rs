@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use agent_common::frame::FRAME_HEADER_LEN;
+
 use crate::shard::buffer::BlockId;
 
 /// A connection's slot in its shard, with the slot's generation: a completion for a peer that is
@@ -106,6 +108,14 @@ pub enum Op {
         peer: PeerId,
         socket: Socket,
     },
+    /// Wait until a frame's header has come, or the end, and look at it; it stays in the socket.
+    PeerPeek {
+        peer: PeerId,
+        socket: Socket,
+    },
+    PeekCancel {
+        peer: PeerId,
+    },
     /// Receive bundles from a UDP socket until cancelled or out of buffers.
     ReceiveFrom {
         listener: ListenerId,
@@ -187,6 +197,10 @@ pub enum Completion {
         result: Result<Received, Errno>,
         more: bool,
     },
+    PeerPeeked {
+        peer: PeerId,
+        result: Result<Peeked, Errno>,
+    },
     ReceivedFrom {
         listener: ListenerId,
         result: Result<Bundle, Errno>,
@@ -246,6 +260,19 @@ pub enum Received {
     Data(Lease),
     /// The peer has sent all it will send.
     End,
+}
+
+/// The first bytes of a stream: a frame's header, or what there is before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    pub head: [u8; FRAME_HEADER_LEN],
+    pub len: usize,
+}
+
+impl Peeked {
+    pub fn bytes(&self) -> &[u8] {
+        &self.head[..self.len]
+    }
 }
 
 /// The datagrams of one sender that GRO handed over as one, or a single datagram.

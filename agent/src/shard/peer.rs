@@ -39,8 +39,10 @@ pub struct Connection {
     pub acks: AckQueue,
     /// Frames in the journal that are still to be acknowledged.
     pub waiting: u64,
-    /// A multishot receive is in the kernel.
+    /// A multishot receive is in the kernel; or a look at the first frame's header.
     pub receiving: bool,
+    /// It is the latter.
+    pub peeking: bool,
     /// A send is in the kernel.
     pub sending: bool,
     /// The journal takes nothing: not read before this time; 0 where it is read.
@@ -62,6 +64,7 @@ impl Connection {
             acks: AckQueue::default(),
             waiting: 0,
             receiving: false,
+            peeking: false,
             sending: false,
             paused_until_ns: 0,
             touched: false,

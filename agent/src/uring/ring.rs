@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_common::frame::FRAME_HEADER_LEN;
 use io_uring::types::{Fd, FsyncFlags, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
@@ -21,7 +22,7 @@ use crate::journal::format::segment_file_name;
 use crate::limits;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{
-    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, Received,
+    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId, Received,
     SegmentFile, SendLease, Socket,
 };
 use crate::shard::region::Region;
@@ -102,6 +103,8 @@ pub struct Ring {
     folder_path: PathBuf,
     /// The file system takes O_DIRECT.
     direct: bool,
+    /// The sockets of peers whose first frame is waited for.
+    peeks: HashMap<PeerId, Socket>,
     /// Path names that the kernel still reads, by token.
     paths: HashMap<u64, CString>,
     /// What each multishot recvmsg was armed with: only the two lengths matter (io_uring_prep_recvmsg_multishot(3)).
@@ -159,6 +162,7 @@ impl Ring {
             folder,
             folder_path: plan.folder,
             direct,
+            peeks: HashMap::with_capacity(2 * limits::CONNECTIONS_MAX),
             paths: HashMap::new(),
             message,
             wake: plan.wake,
@@ -205,6 +209,17 @@ impl Ring {
         self.submit(entry, Token::Write(block));
     }
 
+    /// Waits until a header is there as a whole: a poll that looks only once has no buffer in the
+    /// kernel. SO_RCVLOWAT holds for poll since Linux 2.6.28 (socket(7)). A receive with MSG_WAITALL would not do: io_uring goes on behind what a first look has
+    /// found, which MSG_PEEK then finds again.
+    fn peek(&mut self, peer: PeerId, socket: Socket) {
+        set_receive_mark(socket, FRAME_HEADER_LEN as libc::c_int);
+        self.peeks.insert(peer, socket);
+        let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+        let poll = opcode::PollAdd::new(Fd(socket.0), events);
+        self.submit(poll.build(), Token::Peek(peer));
+    }
+
     fn send_acks(&mut self, peer: PeerId, socket: Socket, lease: SendLease) {
         let id = usize::from(lease.id());
         let offset = id * limits::SEND_BUFFER_LEN + lease.sent as usize;
@@ -241,6 +256,13 @@ impl Ring {
                     result,
                     more,
                 }
+            }
+            Token::Peek(peer) => {
+                let socket = self.peeks.remove(&peer).expect("a peek has its socket");
+                // From here on each byte makes the socket ready.
+                set_receive_mark(socket, 1);
+                let result = outcome.and_then(|_| peek_now(socket));
+                Completion::PeerPeeked { peer, result }
             }
             Token::Receive(peer) => {
                 let result = outcome.map(|len| self.received(entry, len));
@@ -364,6 +386,8 @@ impl Kernel for Ring {
                 let receive = opcode::RecvMulti::new(Fd(socket.0), group_number(Group::Tcp));
                 self.submit(receive.build(), Token::Receive(peer));
             }
+            Op::PeerPeek { peer, socket } => self.peek(peer, socket),
+            Op::PeekCancel { peer } => self.cancel(Token::Peek(peer)),
             Op::ReceiveFrom { listener, socket } => {
                 let group = group_number(Group::Udp);
                 let message: *const libc::msghdr = &raw const *self.message;
@@ -570,6 +594,39 @@ fn accepted(fd: RawFd) -> Accepted {
         socket: Socket(fd),
         address,
     }
+}
+
+/// The first bytes of a stream, which stay in the socket.
+fn peek_now(socket: Socket) -> Result<Peeked, Errno> {
+    let mut head = [0; FRAME_HEADER_LEN];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: at most the array's length is written to it; the socket is its peer's, which is not
+    // closed while a peek is under way.
+    let len = unsafe { libc::recv(socket.0, head.as_mut_ptr().cast(), head.len(), flags) };
+    match usize::try_from(len) {
+        Ok(len) => Ok(Peeked { head, len }),
+        Err(_) => Err(Errno(
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
+        )),
+    }
+}
+
+/// How many bytes make a socket ready to be read (SO_RCVLOWAT); the end and an error always do.
+fn set_receive_mark(socket: Socket, bytes: libc::c_int) {
+    // SAFETY: an int's address and size; the socket is open. It cannot fail for a TCP socket and a
+    // positive number.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.0,
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    debug_assert_eq!(set, 0, "SO_RCVLOWAT");
 }
 
 fn clock(id: libc::clockid_t) -> u64 {

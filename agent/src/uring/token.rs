@@ -27,6 +27,7 @@ pub enum Token {
     SegmentClose(u64),
     SegmentRemove(u64),
     Wake,
+    Peek(PeerId),
 }
 
 /// Segment numbers fit: at one segment a millisecond they last two million years.
@@ -49,6 +50,7 @@ impl Token {
             Self::SegmentClose(number) => (12, number),
             Self::SegmentRemove(number) => (13, number),
             Self::Wake => (14, 0),
+            Self::Peek(peer) => (15, pack_peer(peer)),
         };
         debug_assert!(subject < 1 << SUBJECT_BITS, "{self:?}");
         kind << SUBJECT_BITS | subject
@@ -71,6 +73,7 @@ impl Token {
             12 => Self::SegmentClose(subject),
             13 => Self::SegmentRemove(subject),
             14 => Self::Wake,
+            15 => Self::Peek(unpack_peer(subject)),
             kind => panic!("a completion of kind {kind}, which the fence never submitted"),
         }
     }
@@ -112,6 +115,7 @@ mod tests {
             Token::SegmentClose(5),
             Token::SegmentRemove(6),
             Token::Wake,
+            Token::Peek(peer),
         ];
         for token in tokens {
             assert_eq!(Token::unpack(token.pack()), token);

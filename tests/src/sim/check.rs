@@ -257,11 +257,7 @@ impl DurableIndex {
 
 /// After the end of a life: nothing acknowledged is missing from the journals, nothing is stored more
 /// often than it arrived.
-pub fn check_indices<'a>(
-    indices: impl IntoIterator<Item = &'a DurableIndex>,
-    book: &Book,
-    exactly_once: bool,
-) {
+pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, book: &Book) {
     let journals: Vec<_> = indices
         .into_iter()
         .map(|index| (index, index.chain()))
@@ -276,7 +272,7 @@ pub fn check_indices<'a>(
             "frame {:?} was acknowledged and is lost",
             line.frame.key
         );
-        let deduplicated = exactly_once && line.listener == TCP && line.frame.key.0 != 0;
+        let deduplicated = line.listener == TCP && line.frame.key.0 != 0;
         assert!(
             stored <= 1 || !deduplicated,
             "frame {:?} arrived {} times and is stored {stored} times",
@@ -292,8 +288,8 @@ pub fn check_indices<'a>(
     }
 }
 
-pub fn check_book(ports: &[Port], book: &Book, exactly_once: bool) {
-    check_indices(ports.iter().map(|port| &port.index), book, exactly_once);
+pub fn check_book(ports: &[Port], book: &Book) {
+    check_indices(ports.iter().map(|port| &port.index), book);
 }
 
 /// The frames of a block, or `None` where it is not whole. An intact entry that nobody sent, or
@@ -378,7 +374,17 @@ fn check_answer(
         let waiting = conn.waiting.get_mut(&key);
         let (number, _) = waiting
             .filter(|numbers| !numbers.is_empty())
-            .map(|numbers| numbers.remove(0))
+            .map(|numbers| {
+                // Where a sequence waits twice, the answer says of which it speaks: acknowledgements
+                // may overtake each other.
+                let reason = Reason::from_wire(ack.reason);
+                let fits = |fate| matches!(fate, Fate::Refused(why) if Some(why) == reason);
+                let at = numbers.iter().position(|&(number, _)| {
+                    let fate = book.line(number).frame.fate;
+                    fits(fate) || ack.reason == 0 && fate == Fate::Accepted
+                });
+                numbers.remove(at.unwrap_or(0))
+            })
             .unwrap_or_else(|| panic!("{key:?} is answered, which waits for no answer: {ack:?}"));
         let line = book.line_mut(number);
         match (line.frame.fate, ack.status) {

@@ -16,6 +16,7 @@ use penstock::journal::writer::{JournalPlan, JournalStart};
 use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
 use penstock::shard::counters::ShardCounters;
+use penstock::shard::handover::Handover;
 use penstock::shard::worker::{ListenerPlan, Plan, Turn, Worker};
 use penstock::sink::StopDeadline;
 use tempfile::TempDir;
@@ -59,6 +60,8 @@ pub struct Shard {
     /// Its port, which has the same number.
     at: usize,
     stopped: bool,
+    /// Another shard has left a connection in its mailbox.
+    woken: Arc<AtomicBool>,
     /// Records stored when this life began.
     records_before: u64,
 }
@@ -74,6 +77,8 @@ pub struct Life {
     /// The journals' folders, as the agent's own readers and its recovery see them.
     data_dir: TempDir,
     disk_low: Arc<AtomicBool>,
+    /// How connections get to the shard that owns their producer.
+    handovers: Vec<Handover>,
     deadline: Arc<StopDeadline>,
     rng: Rng,
     pub turns: u64,
@@ -110,6 +115,7 @@ impl Life {
             sinks: Vec::new(),
             data_dir: tempfile::tempdir_in(memory()).expect("a folder for temporary files"),
             disk_low: Arc::default(),
+            handovers: Vec::new(),
             deadline: Arc::default(),
             rng,
             turns: 0,
@@ -127,12 +133,16 @@ impl Life {
         let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
         self.world().struck.reshards += u64::from(reshards);
         let found = restart::recover(self.data_dir.path(), images, count, &mut self.world());
+        self.handovers = match count {
+            1 if !self.setup.peek => Vec::new(),
+            count => Handover::for_shards(count),
+        };
         for (shard, found) in found.into_iter().enumerate() {
             self.begin_shard(shard, found);
         }
         let world = Rc::clone(&self.world);
         let mut world = world.borrow_mut();
-        check::check_book(&world.ports, &world.book, self.setup.is_exactly_once());
+        check::check_book(&world.ports, &world.book);
         for shard in &mut self.shards {
             shard.records_before = world.ports[shard.at].index.stored_records(&world.book);
         }
@@ -198,6 +208,12 @@ impl Life {
             marks.close();
             return;
         };
+        let woken = Arc::new(AtomicBool::new(false));
+        if let Some(handover) = self.handovers.get(shard) {
+            let woken = Arc::clone(&woken);
+            let wake = move || woken.store(true, Ordering::Relaxed);
+            handover.own().set_wake(Box::new(wake));
+        }
         let plan = self.plan(shard, start, recalled, feeds, &marks);
         let kernel = SimKernel::new(&self.world, shard);
         self.shards.push(Shard {
@@ -207,6 +223,7 @@ impl Life {
             blocks,
             at: shard,
             stopped: false,
+            woken,
             records_before: 0,
         });
     }
@@ -261,6 +278,7 @@ impl Life {
                 on_full: OnFull::Backpressure,
                 salt_seed: setup.seed ^ ((self.number as u64) << 32 | shard as u64),
             },
+            handover: self.handovers.get(shard).cloned(),
             connections_max: setup.connections_max,
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,
@@ -321,6 +339,9 @@ impl Life {
             let mut ready = Vec::new();
             let mut wake_ns = u64::MAX;
             for (index, shard) in self.shards.iter().enumerate() {
+                if shard.woken.swap(false, Ordering::Relaxed) {
+                    world.ports[shard.at].wake();
+                }
                 let port = &world.ports[shard.at];
                 if shard.stopped {
                     continue;

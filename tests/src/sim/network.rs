@@ -120,6 +120,8 @@ pub struct Conn {
     /// The producer is gone: nothing it did not read reaches it any more.
     pub reset: bool,
 
+    /// The worker waits for the first frame's header.
+    pub peeking: bool,
     /// The multishot receive that the kernel works on.
     pub armed: Option<u64>,
     /// Whether the worker has a multishot receive whose end it has not reaped.
@@ -176,6 +178,7 @@ impl Conn {
             pieces: VecDeque::new(),
             fin: false,
             reset: false,
+            peeking: false,
             armed: None,
             multishot: false,
             due: false,

@@ -39,6 +39,8 @@ pub struct Setup {
     pub commit_interval: Duration,
     pub commit_size: usize,
     pub connections_max: usize,
+    /// A lone shard looks at each connection's first header, as several do.
+    pub peek: bool,
     /// The gate is the worker's.
     pub stand_in: bool,
     /// Shards of each life in turn; the last goes for all that follow.
@@ -74,6 +76,7 @@ impl Setup {
             commit_interval: Duration::from_millis(1),
             commit_size: 32 << 10,
             connections_max: 16,
+            peek: false,
             stand_in: false,
             shards: vec![1],
             model_sink: false,
@@ -85,12 +88,6 @@ impl Setup {
             senders: Vec::new(),
             lives: vec![End::Settled],
         }
-    }
-
-    /// Whether what producers send over TCP is stored once at the most. Connections do not move to
-    /// the shard that owns their producer yet: with several shards a retry may meet another one.
-    pub fn is_exactly_once(&self) -> bool {
-        self.shards.iter().all(|&count| count == 1)
     }
 
     /// Shards of a life.
@@ -112,6 +109,7 @@ impl Setup {
         }
         setup.commit_interval = Duration::from_micros(rng.between(0..=5_000));
         setup.stand_in = rng.chance(500);
+        setup.peek = rng.chance(300);
         setup.commit_size = rng.pick(&[1, 4 << 10, 32 << 10]);
         setup.connections_max = rng.size(2..=12);
         setup.sizes = Sizes {

@@ -27,6 +27,7 @@
 
 mod decide;
 mod keep;
+pub mod retire;
 mod scan;
 pub mod table;
 mod window;

@@ -33,7 +33,8 @@ fn a_crash_between_a_snapshot_and_the_frames_behind_it_forgets_nothing() {
         let mut rig = Rig::new();
         rig.tick(0);
         rig.make_segment();
-        rig.append_blocks(&[BIG, BIG, BIG]);
+        // As many as fit.
+        rig.append_blocks(&[BIG, BIG, BIG, BIG]);
         rig.end_all();
         // The next frame turns to segment 2: header page, snapshot, frame, in flight together.
         rig.append_blocks(&[BIG]);
@@ -47,7 +48,7 @@ fn a_crash_between_a_snapshot_and_the_frames_behind_it_forgets_nothing() {
             rig.end(*write, Outcome::Good);
         }
         rig.crash(&mut Rng::new(seed));
-        assert_eq!(rig.durable_numbers()[..3], [0, 1, 2]);
+        assert_eq!(rig.durable_numbers()[..4], [0, 1, 2, 3]);
         rig.append_blocks(&[41]);
         rig.end_all();
         rig.crash(&mut Rng::new(seed));

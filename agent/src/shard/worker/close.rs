@@ -3,13 +3,21 @@
 use super::Worker;
 use crate::shard::counters::CloseReason;
 use crate::shard::op::{Kernel, Op, PeerId};
-use crate::shard::peer::Phase;
+use crate::shard::peer::{Connection, Phase};
 
 /// How long a peer that sends no more may take to read its acknowledgements: many times what a slow
 /// disk needs for a sync. Without it, one that reads nothing would keep its slot for ever.
 const FINISH_NS: u64 = 30_000_000_000;
 /// How often connections are looked at for that.
 const SWEEP_NS: u64 = 1_000_000_000;
+
+/// Ends what is in the kernel of a connection's receiving side.
+fn receive_cancel(connection: &Connection, peer: PeerId) -> Op {
+    match connection.peeking {
+        true => Op::PeekCancel { peer },
+        false => Op::ReceiveCancel { peer },
+    }
+}
 
 impl<K: Kernel> Worker<K> {
     /// Reads nothing more; closes once what is in the journal is acknowledged.
@@ -23,7 +31,8 @@ impl<K: Kernel> Worker<K> {
         let since_ns = self.now.monotonic_ns;
         connection.phase = Phase::Finishing { reason, since_ns };
         if connection.receiving {
-            self.kernel.push(Op::ReceiveCancel { peer });
+            let cancel = receive_cancel(connection, peer);
+            self.kernel.push(cancel);
         }
         self.touch(peer);
     }
@@ -37,7 +46,8 @@ impl<K: Kernel> Worker<K> {
             return;
         }
         if connection.receiving && connection.phase == Phase::Streaming {
-            self.kernel.push(Op::ReceiveCancel { peer });
+            let cancel = receive_cancel(connection, peer);
+            self.kernel.push(cancel);
         }
         if connection.sending {
             // A peer that reads nothing would keep its send, and with it the slot, for ever.

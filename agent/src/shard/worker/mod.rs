@@ -4,6 +4,7 @@
 //! ```text
 //! turn:  submit and wait ─▶ one handler per completion ─▶ tick ─▶ re-arm, acknowledge, publish
 //!
+//! handover     a connection goes to the shard that owns its producer
 //! receive      a connection arrives, bytes arrive, frames are taken or wait for the journal
 //! pause        the journal takes nothing: connections are read once in a while
 //! acknowledge  the journal made them durable, whoever waits is told
@@ -13,6 +14,7 @@
 
 mod acknowledge;
 mod close;
+mod handover;
 mod pause;
 mod plan;
 mod receive;
@@ -27,6 +29,7 @@ use crate::decode::Decoder;
 use crate::journal::writer::Writer;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters};
+use crate::shard::handover::Handover;
 use crate::shard::intake::Intake;
 use crate::shard::op::{Completion, Errno, Group, Kernel, Now, PeerId};
 use crate::shard::peer::PeerTable;
@@ -71,6 +74,7 @@ pub struct Worker<K> {
     gaps: SequenceGaps,
     intake: Intake,
     waiting: WaitingList,
+    handover: Option<Handover>,
 
     /// Receives that wait for the journal, in the order in which they came.
     held: VecDeque<Held>,
@@ -130,6 +134,7 @@ impl<K: Kernel> Worker<K> {
                 counters,
             },
             waiting: WaitingList::default(),
+            handover: plan.handover,
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             paused: VecDeque::with_capacity(plan.connections_max),
@@ -174,6 +179,7 @@ impl<K: Kernel> Worker<K> {
             self.handle(completion);
             self.push_journal_ops();
         }
+        self.take_mail();
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
@@ -202,6 +208,7 @@ impl<K: Kernel> Worker<K> {
             } => {
                 self.on_accepted(listener, result, more);
             }
+            Completion::PeerPeeked { peer, result } => self.on_peer_peeked(peer, result),
             Completion::Received { peer, result, more } => self.on_received(peer, result, more),
             Completion::ReceivedFrom {
                 listener,

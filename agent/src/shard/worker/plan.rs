@@ -7,6 +7,7 @@ use crate::config::settings::Protocol;
 use crate::journal::writer::JournalPlan;
 use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
+use crate::shard::handover::Handover;
 use crate::shard::op::Socket;
 
 /// What one worker needs to know; plain data.
@@ -17,6 +18,8 @@ pub struct Plan {
     pub journal: JournalPlan,
     pub schemas: Schemas,
     pub connections_max: usize,
+    /// How connections get to the shard that owns their producer; `None` where there is one shard.
+    pub handover: Option<Handover>,
     /// Receive buffers of each pool: how many leases the fence can have out.
     pub tcp_buffers: usize,
     pub udp_buffers: usize,

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::shard::counters::CloseReason;
 use crate::shard::intake::{Origin, Taken};
 use crate::shard::op::{
-    Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received,
+    Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received, Socket,
 };
 use crate::shard::peer::{Connection, Phase};
 use crate::shard::settle::Waiting;
@@ -70,26 +70,44 @@ impl<K: Kernel> Worker<K> {
                 return;
             }
         };
-        let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
-        counts.connections += 1;
         let connection = Connection::new(accepted.socket, id, accepted.address);
-        match self.peers.insert(Box::new(connection)) {
-            Ok(peer) if self.life == Life::Running => self.receive(peer),
-            Ok(peer) => self.close(peer, CloseReason::Stopping),
-            Err(connection) => {
-                counts.connections -= 1;
-                counts.connections_closed[CloseReason::TooManyConnections as usize] += 1;
-                // No slot, so no id: the close is told apart by a slot that cannot be.
-                let peer = PeerId {
-                    slot: u16::MAX,
-                    generation: 0,
-                };
-                self.kernel.push(Op::PeerClose {
-                    peer,
-                    socket: connection.socket,
-                });
+        if let Some(peer) = self.admit(connection) {
+            match self.handover {
+                Some(_) => self.peek(peer),
+                None => self.receive(peer),
             }
         }
+    }
+
+    /// Gives a connection its slot; one that cannot have one, or comes at a stop, is closed.
+    pub(super) fn admit(&mut self, connection: Connection) -> Option<PeerId> {
+        let listener = connection.listener;
+        let counts = &mut self.intake.counters.listeners[usize::from(listener.0)];
+        match self.peers.insert(Box::new(connection)) {
+            Ok(peer) => {
+                counts.connections += 1;
+                if self.life == Life::Running {
+                    return Some(peer);
+                }
+                self.close(peer, CloseReason::Stopping);
+            }
+            Err(connection) => {
+                self.turn_away(connection.socket, listener, CloseReason::TooManyConnections);
+            }
+        }
+        None
+    }
+
+    /// Closes a socket that has no slot.
+    pub(super) fn turn_away(&mut self, socket: Socket, listener: ListenerId, reason: CloseReason) {
+        let counts = &mut self.intake.counters.listeners[usize::from(listener.0)];
+        counts.connections_closed[reason as usize] += 1;
+        // No slot, so no id: the close is told apart by a slot that cannot be.
+        let peer = PeerId {
+            slot: u16::MAX,
+            generation: 0,
+        };
+        self.kernel.push(Op::PeerClose { peer, socket });
     }
 
     pub(super) fn on_received(

@@ -57,6 +57,7 @@ impl<K: Kernel> Worker<K> {
                     return;
                 }
                 self.cancel_listeners(Protocol::Udp);
+                self.close_mailbox();
                 let peers: Vec<PeerId> = self.peers.ids().collect();
                 for peer in peers {
                     self.finish(peer, CloseReason::Stopping);

@@ -25,6 +25,12 @@ impl World {
                     Err(_) => self.arrive_end(id),
                 }
             }
+            Completion::PeerPeeked { peer, .. } => {
+                let id = self.conn_of_peer(at, *peer);
+                let conn = &mut self.conns[id.expect("a peek on an open socket")];
+                conn.unreaped -= 1;
+                conn.multishot = false;
+            }
             Completion::AckSent { peer, .. } => {
                 let id = self.conn_of_peer(at, *peer);
                 self.conns[id.expect("a send on an open socket")].unreaped -= 1;

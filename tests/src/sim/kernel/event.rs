@@ -22,6 +22,7 @@ pub(super) enum Event {
     AcceptCancel(u16, u64),
     Receive(ConnId),
     ReceiveCancel(ConnId, u64),
+    PeekCancel(ConnId),
     ReceiveFrom(u16),
     ReceiveFromCancel(u16, u64),
     Send(ConnId),
@@ -69,6 +70,12 @@ impl World {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Receive(id) => self.on_receive(id),
+            Event::PeekCancel(id) => {
+                if std::mem::replace(&mut self.conns[id].peeking, false) {
+                    self.note("peek cancelled", &[id as u64]);
+                    self.end_peek(id, Err(ECANCELED));
+                }
+            }
             Event::ReceiveCancel(id, serial) => {
                 if self.conns[id].armed == Some(serial) {
                     self.note("receive cancelled", &[id as u64]);

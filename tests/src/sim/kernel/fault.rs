@@ -167,6 +167,8 @@ pub enum Lie {
     FrameDropped,
     /// Syncs of output files that do nothing: a sink that commits its cursor before its output.
     CursorBeforeOutput,
+    /// A sequence below the window that is called a duplicate.
+    TooOldIsDuplicate,
     /// A start that remembers no producer.
     DedupForgotten,
     /// A recovery that cuts the journal one good block short.

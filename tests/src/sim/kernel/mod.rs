@@ -38,6 +38,9 @@ use penstock::shard::op::{
     Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, SendLease, Socket,
 };
 
+use penstock_proto::reason::Reason;
+use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
+
 use super::check::check_answers;
 use super::network::{Buffers, Pool};
 pub use fault::{Faults, Lie, Mishap, Pace, Sizes, Struck};
@@ -102,6 +105,10 @@ impl SimKernel {
             // The sequence's lowest byte.
             self.send_bytes.bytes_mut(lease.id())[16] ^= 1;
         }
+        if matches!(world.lie, Some(Lie::TooOldIsDuplicate)) && lease.sent == 0 {
+            let bytes = &mut self.send_bytes.bytes_mut(lease.id())[range.clone()];
+            bytes.chunks_exact_mut(ACK_LEN).for_each(call_duplicate);
+        }
         let bytes = self.send_bytes.bytes(lease.id())[range].to_vec();
         let conn = &mut world.conns[id];
         assert!(
@@ -125,6 +132,20 @@ impl SimKernel {
     }
 }
 
+/// Turns the refusal of a too old sequence into "duplicate".
+fn call_duplicate(bytes: &mut [u8]) {
+    let ack = bytes.first_chunk::<ACK_LEN>().and_then(Ack::read);
+    let Some(ack) = ack.filter(|ack| ack.reason == Reason::SequenceTooOld as u8) else {
+        return;
+    };
+    let lie = Ack {
+        status: AckStatus::Duplicate,
+        reason: 0,
+        ..ack
+    };
+    bytes.copy_from_slice(&lie.write());
+}
+
 impl World {
     /// The op is one that the worker may ask for now.
     fn check_push(&mut self, at: usize, op: &Op) {
@@ -139,11 +160,14 @@ impl World {
                 assert!(!socket.multishot, "{listener:?} receives already");
                 socket.multishot = true;
             }
-            Op::Receive { peer, socket } => {
+            Op::Receive { peer, socket } | Op::PeerPeek { peer, socket } => {
                 let &id = self
                     .sockets
                     .get(&socket.0)
                     .unwrap_or_else(|| panic!("a receive on socket {}, closed", socket.0));
+                if self.conns[id].port != Some(at) {
+                    self.hand_over(at, id);
+                }
                 let other = self.conn_of_peer(at, *peer);
                 assert!(
                     other.is_none() || other == Some(id),
@@ -160,7 +184,7 @@ impl World {
                 // It had only paused.
                 conn.leaving = false;
             }
-            Op::ReceiveCancel { peer } => {
+            Op::ReceiveCancel { peer } | Op::PeekCancel { peer } => {
                 if let Some(id) = self.conn_of_peer(at, *peer) {
                     self.conns[id].leaving = true;
                 }
@@ -170,6 +194,9 @@ impl World {
                     .sockets
                     .get(&socket.0)
                     .unwrap_or_else(|| panic!("socket {} is closed twice", socket.0));
+                if self.conns[id].port != Some(at) {
+                    self.hand_over(at, id);
+                }
                 let conn = &mut self.conns[id];
                 assert!(
                     !conn.multishot && conn.send.is_none() && conn.unreaped == 0,

@@ -1,7 +1,7 @@
 //! Connections: who knocks is accepted, bytes come in pieces, answers go out as far as they fit.
 
 use penstock::shard::op::{
-    Accepted, Completion, Errno, Group, Lease, ListenerId, PeerId, Received, Socket,
+    Accepted, Completion, Errno, Group, Lease, ListenerId, Peeked, PeerId, Received, Socket,
 };
 
 use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
@@ -61,7 +61,11 @@ impl World {
     fn poke_conn(&mut self, id: ConnId) {
         let delay = self.network_delay();
         let conn = &mut self.conns[id];
-        if conn.armed.is_some() && !conn.due && conn.is_readable() {
+        let readable = match conn.peeking {
+            true => conn.queued() >= FRAME_HEADER_LEN || conn.fin || conn.reset || conn.shut,
+            false => conn.armed.is_some() && conn.is_readable(),
+        };
+        if readable && !conn.due {
             conn.due = true;
             self.after(delay, Event::Receive(id));
         }
@@ -157,9 +161,57 @@ impl World {
         );
     }
 
+    pub(super) fn end_peek(&mut self, id: ConnId, result: Result<Peeked, Errno>) {
+        let (at, peer) = self.owner(id);
+        self.complete(at, Completion::PeerPeeked { peer, result });
+    }
+
+    /// The first bytes, which stay where they are.
+    fn on_peek(&mut self, id: ConnId) {
+        let conn = &mut self.conns[id];
+        conn.peeking = false;
+        let result = match conn.reset {
+            true => Err(Errno(libc::ECONNRESET)),
+            false => {
+                let mut head = [0; FRAME_HEADER_LEN];
+                let len = conn.queued().min(FRAME_HEADER_LEN);
+                head[..len].copy_from_slice(&conn.sent[conn.taken..][..len]);
+                Ok(Peeked { head, len })
+            }
+        };
+        self.note("peeked", &[id as u64]);
+        self.end_peek(id, result);
+    }
+
+    /// The socket is another worker's now: nothing of it may be in the kernel, and nothing of it
+    /// was taken.
+    pub(super) fn hand_over(&mut self, at: usize, id: ConnId) {
+        let conn = &mut self.conns[id];
+        assert!(
+            !conn.multishot && !conn.peeking && conn.armed.is_none() && conn.send.is_none(),
+            "connection {id} moves with something in flight"
+        );
+        assert_eq!(
+            (conn.unreaped, conn.taken),
+            (0, 0),
+            "connection {id} moves, and some of it stays behind"
+        );
+        let from = conn.port.replace(at).expect("somebody has accepted it");
+        conn.peer = None;
+        assert_eq!(
+            self.ports[from].agent, self.ports[at].agent,
+            "connection {id} moves to another agent"
+        );
+        self.struck.handed_over += 1;
+        self.note("handed over", &[id as u64, from as u64, at as u64]);
+    }
+
     pub(super) fn on_receive(&mut self, id: ConnId) {
         let conn = &mut self.conns[id];
         conn.due = false;
+        if conn.peeking {
+            return self.on_peek(id);
+        }
         if conn.armed.is_none() {
             return;
         }

@@ -44,6 +44,19 @@ impl World {
                     self.after(delay, Event::ReceiveCancel(id, serial));
                 }
             }
+            Op::PeerPeek { peer, socket } => {
+                let id = self.conn_of(at, peer, socket);
+                self.conns[id].peeking = true;
+                self.touched.push(Touch::Conn(id));
+            }
+            Op::PeekCancel { peer } => {
+                if let Some(id) = self.conn_of_peer(at, peer)
+                    && self.conns[id].peeking
+                {
+                    let delay = self.network_delay();
+                    self.after(delay, Event::PeekCancel(id));
+                }
+            }
             Op::ReceiveFrom { listener, .. } => {
                 let serial = self.next_multishot();
                 self.ports[at].datagrams_mut(listener.0).armed = Some(serial);

@@ -242,6 +242,7 @@ impl World {
             conn.dead = true;
             conn.closed = true;
             conn.armed = None;
+            conn.peeking = false;
             conn.send = None;
             if let Some(socket) = conn.socket.take() {
                 self.sockets.remove(&socket.0);
@@ -450,7 +451,9 @@ impl World {
     }
 
     pub(super) fn complete_with(&mut self, at: usize, completion: Completion, bytes: Vec<u8>) {
-        if let Completion::Received { peer, .. } | Completion::AckSent { peer, .. } = &completion
+        if let Completion::Received { peer, .. }
+        | Completion::PeerPeeked { peer, .. }
+        | Completion::AckSent { peer, .. } = &completion
             && let Some(id) = self.conn_of_peer(at, *peer)
         {
             self.conns[id].unreaped += 1;
