@@ -122,6 +122,8 @@ pub struct Conn {
 
     /// The worker waits for the first frame's header.
     pub peeking: bool,
+    /// A look has found that what was queued before a reset is gone.
+    pub discarded: bool,
     /// The multishot receive that the kernel works on.
     pub armed: Option<u64>,
     /// Whether the worker has a multishot receive whose end it has not reaped.
@@ -179,6 +181,7 @@ impl Conn {
             fin: false,
             reset: false,
             peeking: false,
+            discarded: false,
             armed: None,
             multishot: false,
             due: false,

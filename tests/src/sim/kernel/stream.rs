@@ -170,7 +170,9 @@ impl World {
     fn on_peek(&mut self, id: ConnId) {
         let conn = &mut self.conns[id];
         conn.peeking = false;
-        let result = match conn.reset {
+        // After a reset what had come before it is still there, as a receive would find it, or not.
+        conn.discarded = conn.reset && (conn.queued() == 0 || self.rng.chance(300));
+        let result = match conn.discarded {
             true => Err(Errno(libc::ECONNRESET)),
             false => {
                 let mut head = [0; FRAME_HEADER_LEN];
@@ -218,7 +220,7 @@ impl World {
         let (at, peer) = self.owner(id);
         let conn = &self.conns[id];
         // What was sent before a reset may still be read, or not.
-        let discard = conn.reset && self.rng.chance(300);
+        let discard = conn.discarded || conn.reset && self.rng.chance(300);
         let conn = &mut self.conns[id];
         let queued = if discard { 0 } else { conn.queued() };
         if queued == 0 {
