@@ -105,7 +105,8 @@ impl Setup {
         setup.file_sinks = rng.pick(&[0, 0, 1, 1, 1, 2]);
         setup.model_sink = setup.file_sinks == 0 && rng.chance(300);
         if setup.file_sinks + usize::from(setup.model_sink) > 0 && rng.chance(400) {
-            setup.size_max = setup.segment_len * rng.between(3..=5);
+            // The real one has room for eight segments: no less than five, page and all.
+            setup.size_max = (setup.segment_len + (4 << 10)) * rng.between(5..=7);
         }
         setup.commit_interval = Duration::from_micros(rng.between(0..=5_000));
         setup.stand_in = rng.chance(500);
