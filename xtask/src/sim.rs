@@ -2,7 +2,8 @@
 
 use crate::process;
 
-/// Run the simulation over many seeds; a failure prints its seed, and --seed replays it.
+/// Run the simulation over many seeds; a failure prints its seed, and --seed replays it. At the end
+/// stands how often each kind of trouble struck: a run in which none did proves nothing.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// How many seeds to run, from 0.

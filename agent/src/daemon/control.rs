@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -179,7 +179,15 @@ impl Agent {
         let admin_address = admin
             .local_addr()
             .map_err(|error| Failure::io("look up the admin address", &error))?;
-        let inherited = recall(&data, settings, shard_count)?;
+        let size_max = settings.journal.max_size / u64::from(shard_count);
+        let inherited = recall(
+            &data,
+            &settings.sinks,
+            shard_count,
+            limits::producers_max(limits::segment_len(size_max)),
+            settings.journal.producer_expiry,
+            unix_ns_now(),
+        )?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -205,7 +213,6 @@ impl Agent {
         let handovers = Handover::for_shards(shard_count);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
-        let size_max = settings.journal.max_size / u64::from(shard_count);
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
             if settings.journal.on_full == OnFull::DropOldest {
@@ -412,6 +419,12 @@ fn join_sink(name: &str, thread: SinkThread, deadline: Instant) -> Result<(), Fa
             format!("sink {name} hangs in its output; the journal keeps what it did not deliver"),
         )),
     }
+}
+
+/// 0 where the clock stands before 1970.
+fn unix_ns_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }
 
 fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {

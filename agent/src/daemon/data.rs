@@ -52,7 +52,6 @@ impl DataFolder {
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
         named.map_err(|error| Failure::io(format!("write {}", lock_path.display()), &error))?;
         make_folder(&path.join("journal"))?;
-        sync_folder(path)?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
@@ -77,8 +76,6 @@ impl DataFolder {
     pub fn recover(&self, shard: u16) -> Result<Recovered, Failure> {
         let folder = self.shard_folder(shard);
         make_folder(&folder)?;
-        // A shard's folder that the power takes away takes with it what was acknowledged in it.
-        sync_folder(&self.path.join("journal"))?;
         let recovered = recovery::recover(&folder)
             .map_err(|error| Failure::io("recover the journal", &error.source).with(&error))?;
         let report = &recovered.report;
@@ -128,12 +125,6 @@ impl DataFolder {
         shards.sort_unstable();
         Ok(shards)
     }
-}
-
-fn sync_folder(path: &Path) -> Result<(), Failure> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| Failure::io(format!("sync the folder {}", path.display()), &error))
 }
 
 /// Makes a folder and those above it, where they are missing, durably: a synced file in a folder

@@ -7,10 +7,10 @@
 //! ```
 
 mod control;
-mod data;
+pub mod data;
 mod disk;
 mod listen;
-mod recall;
+pub mod recall;
 mod shards;
 mod status;
 

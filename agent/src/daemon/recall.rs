@@ -2,18 +2,18 @@
 //! together and dealt out anew, as there may have been more shards before, or fewer.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::settings::{SinkKind, SinkSettings};
 use crate::daemon::data::DataFolder;
 use crate::exit::Failure;
 use crate::journal::dedup::{Recalled, StartBarrier, Windows, owner};
 use crate::journal::recovery::windows::{Memory, merge};
 use crate::journal::writer::JournalStart;
-use crate::limits;
 use crate::sink::file::CURSORS_FOLDER;
 use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
+use crate::sink::forward::cursor::SavedForward;
 
 /// What the journals leave to this life.
 pub struct Inheritance {
@@ -25,14 +25,23 @@ pub struct Inheritance {
     pub barrier: Option<Arc<StartBarrier>>,
 }
 
-pub fn recall(data: &DataFolder, settings: &Settings, shards: u16) -> Result<Inheritance, Failure> {
+/// Recovers all journals, for `shards` shards that remember at most `producers_max` producers each,
+/// none of them longer than `expiry` after `now_unix_ns`; `sinks` deliver them.
+pub fn recall(
+    data: &DataFolder,
+    sinks: &[SinkSettings],
+    shards: u16,
+    producers_max: usize,
+    expiry: Duration,
+    now_unix_ns: u64,
+) -> Result<Inheritance, Failure> {
     let mut memories = Vec::new();
     let mut starts = Vec::new();
     let mut is_moved = false;
     for shard in 0..shards {
         let mut start = data.recover(shard)?.start;
         let (memory, held_in) = data.remember(shard, &start)?;
-        go_on_behind_cursors(data, settings, shard, &mut start);
+        go_on_behind_cursors(data, sinks, shard, &mut start);
         is_moved |= memory.keys().any(|id| owner(*id, shards) != shard);
         memories.push(memory);
         starts.push((start, held_in));
@@ -53,12 +62,8 @@ pub fn recall(data: &DataFolder, settings: &Settings, shards: u16) -> Result<Inh
             memories
         }
     };
-    let now_unix_ns = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now_unix_ns = now_unix_ns.map_or(0, |since| since.as_nanos() as u64);
     let shards = (0..).zip(starts).zip(parts).map(|((shard, (start, held_in)), memory)| {
-        let size_max = settings.journal.max_size / u64::from(shards);
-        let producers_max = limits::producers_max(limits::segment_len(size_max));
-        let mut windows = Windows::new(producers_max, settings.journal.producer_expiry);
+        let mut windows = Windows::new(producers_max, expiry);
         let forgotten = windows.restore(memory, now_unix_ns);
         if forgotten > 0 {
             tracing::warn!(
@@ -82,18 +87,23 @@ pub fn recall(data: &DataFolder, settings: &Settings, shards: u16) -> Result<Inh
 /// "never". Were its positions given out again, the sink would step over what is new.
 fn go_on_behind_cursors(
     data: &DataFolder,
-    settings: &Settings,
+    sinks: &[SinkSettings],
     shard: u16,
     start: &mut JournalStart,
 ) {
-    for sink in &settings.sinks {
+    for sink in sinks {
         let folder = data.path().join(CURSORS_FOLDER);
         // A cursor that cannot be read is the sink's to report.
-        let saved = CursorFile::new(folder, &sink.name, shard).load(&mut RealDisk);
-        let Ok(Some(saved)) = saved else {
+        let file = CursorFile::new(folder, &sink.name, shard);
+        let cursor = match sink.kind {
+            SinkKind::File => file.load(&mut RealDisk).map(|saved| Some(saved?.cursor)),
+            SinkKind::Penstock => file
+                .load_as(&mut RealDisk, SavedForward::from_text)
+                .map(|saved| Some(saved?.cursor)),
+        };
+        let Ok(Some(cursor)) = cursor else {
             continue;
         };
-        let cursor = saved.cursor;
         if cursor.position > start.position {
             tracing::error!(
                 shard,

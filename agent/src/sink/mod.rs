@@ -5,6 +5,7 @@
 //! `forward` the one that hands over to another Penstock.
 //! A sink knows the journal's reader and nothing of the shards' sockets.
 
+pub mod clock;
 pub mod file;
 pub mod forward;
 pub mod run;
@@ -22,6 +23,7 @@ use penstock_proto::reason::Reason;
 use crate::journal::format::FormatFault;
 pub use crate::journal::reader::BlockView as Block;
 use crate::journal::reader::ReadError;
+use crate::sink::clock::Clock;
 
 /// How far a sink has come: a position in a shard's journal, always a block's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +62,11 @@ pub trait Sink {
 
     /// Commits, and closes the output so that it is complete as it stands.
     fn seal(&mut self) -> Result<Cursor, SinkError>;
+
+    /// The clock that the loop goes by.
+    fn clock(&self) -> Clock {
+        Clock::host()
+    }
 }
 
 /// What became of one block.
@@ -271,8 +278,7 @@ impl StopDeadline {
         self.0.get().copied()
     }
 
-    pub fn has_passed(&self) -> bool {
-        self.get()
-            .is_some_and(|deadline| Instant::now() >= deadline)
+    pub fn has_passed(&self, now: Instant) -> bool {
+        self.get().is_some_and(|deadline| now >= deadline)
     }
 }

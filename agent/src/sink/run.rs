@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 use penstock_client::Transport;
 
 use crate::config::settings::{SinkKind, SinkSettings};
-use crate::journal::feed::{Fed, FeedReceiver, JournalMarks};
+use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, SinkMark};
 use crate::journal::format::{segment_file_name, shard_folder_name};
 use crate::journal::reader::{JournalReader, ReadError, oldest, read_segment_header};
 use crate::schema::table::Schemas;
 use crate::shard::buffer::SharedBlock;
+use crate::sink::clock::Clock;
 use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
 use crate::sink::file::{CURSORS_FOLDER, FileSink};
@@ -160,7 +161,8 @@ pub fn join_until(
     Some(thread.join())
 }
 
-struct Loop<S> {
+/// The loop of one sink and shard. `spawn` runs it on a thread; a simulation calls `step`.
+pub struct Loop<S> {
     sink: S,
     sink_name: String,
     shard: u16,
@@ -181,7 +183,10 @@ struct Loop<S> {
     reader: Option<JournalReader>,
     names: ListenerNames,
     uncommitted: Uncommitted,
+    /// The next step is `resume`.
+    resumed: bool,
     backoff: Duration,
+    clock: Clock,
 }
 
 /// What was delivered since the last commit.
@@ -219,9 +224,21 @@ enum Turn {
     End,
 }
 
+/// What a step asks of whoever drives the loop.
+#[derive(Debug)]
+pub enum Step {
+    /// The next step, at once.
+    GoOn,
+    /// It failed; the next step after this pause starts over from the last commit.
+    Failed { error: SinkError, pause: Duration },
+    /// Everything is delivered and sealed, or the stop's deadline has passed.
+    End(Result<(), SinkError>),
+}
+
 impl<S: Sink> Loop<S> {
-    fn new(sink: S, folder: PathBuf, plan: SinkPlan) -> Self {
+    pub fn new(sink: S, folder: PathBuf, plan: SinkPlan) -> Self {
         Self {
+            clock: sink.clock(),
             sink,
             sink_name: plan.settings.name,
             shard: plan.shard,
@@ -237,26 +254,54 @@ impl<S: Sink> Loop<S> {
             reader: None,
             names: ListenerNames::default(),
             uncommitted: Uncommitted::default(),
+            resumed: false,
             backoff: BACKOFF_FIRST,
         }
     }
 
     fn run(mut self) -> Result<(), SinkError> {
-        let mut resumed = false;
         loop {
-            let turn = if resumed { self.turn() } else { self.resume() };
-            match turn {
-                Ok(Turn::GoOn) => resumed = true,
-                Ok(Turn::End) => return Ok(()),
-                Err(error) => {
-                    resumed = false;
-                    self.on_error(&error);
-                    if matches!(error, SinkError::Deadline { .. }) || !self.pause() {
+            match self.step(WAIT) {
+                Step::GoOn => {}
+                Step::Failed { error, pause } => {
+                    if !self.pause(pause) {
                         return Err(error);
                     }
                 }
+                Step::End(outcome) => return outcome,
             }
         }
+    }
+
+    /// One turn, or one way back to the last commit; waits for a block at most `wait`.
+    pub fn step(&mut self, wait: Duration) -> Step {
+        let turn = if self.resumed {
+            self.turn(wait)
+        } else {
+            self.resume()
+        };
+        match turn {
+            Ok(Turn::GoOn) => {
+                self.resumed = true;
+                Step::GoOn
+            }
+            Ok(Turn::End) => Step::End(Ok(())),
+            Err(error) => {
+                self.resumed = false;
+                self.on_error(&error);
+                if matches!(error, SinkError::Deadline { .. }) {
+                    return Step::End(Err(error));
+                }
+                let pause = self.backoff;
+                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                Step::Failed { error, pause }
+            }
+        }
+    }
+
+    /// What the sink has committed, for a simulation's checks.
+    pub fn mark(&self) -> &SinkMark {
+        &self.feed.mark
     }
 
     /// Back to the last commit; the first time of all, to the oldest segment there is.
@@ -304,7 +349,7 @@ impl<S: Sink> Loop<S> {
     }
 
     /// One block, or one wait; then a commit if it is time.
-    fn turn(&mut self) -> Result<Turn, SinkError> {
+    fn turn(&mut self, wait: Duration) -> Result<Turn, SinkError> {
         self.check_deadline()?;
         if self.ahead.is_none() && !self.closed {
             // While there is more on disk, memory is only looked at, not waited for.
@@ -312,7 +357,7 @@ impl<S: Sink> Loop<S> {
             let wait = if self.reader.is_some() && self.at.position < durable {
                 Duration::ZERO
             } else {
-                WAIT
+                wait
             };
             match self.feed.wait(wait) {
                 Fed::Block(block) => self.ahead = Some(block),
@@ -336,7 +381,11 @@ impl<S: Sink> Loop<S> {
                 }
             }
         }
-        let waited = self.uncommitted.since.map(|since| since.elapsed());
+        let now = self.clock.instant();
+        let waited = self
+            .uncommitted
+            .since
+            .map(|since| now.saturating_duration_since(since));
         if waited.is_some_and(|waited| waited >= COMMIT_INTERVAL)
             || self.uncommitted.input_len >= COMMIT_INPUT_LEN
             || self.sink.wants_commit()
@@ -450,7 +499,7 @@ impl<S: Sink> Loop<S> {
             records,
         };
         self.sink.skip_to(self.at);
-        self.uncommitted.since.get_or_insert_with(Instant::now);
+        self.uncommitted.since.get_or_insert(self.clock.instant());
         Ok(())
     }
 
@@ -478,7 +527,7 @@ impl<S: Sink> Loop<S> {
             );
         }
         if self.uncommitted.since.is_none() {
-            self.uncommitted.since = Some(Instant::now());
+            self.uncommitted.since = Some(self.clock.instant());
             self.lag
                 .set_oldest_pending(delivered.observed_time_unix_nano);
         }
@@ -523,20 +572,19 @@ impl<S: Sink> Loop<S> {
     }
 
     /// Waits before the next try; `false` where the stop's deadline passed meanwhile.
-    fn pause(&mut self) -> bool {
-        let until = Instant::now() + self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
         while Instant::now() < until {
-            if self.stop.has_passed() {
+            if self.stop.has_passed(Instant::now()) {
                 return false;
             }
             std::thread::sleep(WAIT.min(until.saturating_duration_since(Instant::now())));
         }
-        !self.stop.has_passed()
+        !self.stop.has_passed(Instant::now())
     }
 
     fn check_deadline(&self) -> Result<(), SinkError> {
-        if !self.stop.has_passed() {
+        if !self.stop.has_passed(self.clock.instant()) {
             return Ok(());
         }
         let behind = self.feed.marks.durable_records();

@@ -70,6 +70,15 @@ pub struct Book {
     good: BTreeMap<(u64, u64), FrameNo>,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.certain.add(&other.certain);
+        self.perhaps.add(&other.perhaps);
+        self.datagrams += other.datagrams;
+        self.gate_malformed += other.gate_malformed;
+    }
+}
+
 impl Book {
     pub fn enter(&mut self, frame: Frame, listener: u16) -> FrameNo {
         let number = self.lines.len();

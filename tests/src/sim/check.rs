@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use penstock::journal::format::{
-    BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_number,
+    BlockHeader, Entries, SEGMENT_HEADER_LEN, SegmentHeader, segment_file_name, segment_number,
 };
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
@@ -14,8 +14,9 @@ use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
 use super::book::{Book, FrameNo};
 use super::disk::{Disk, DiskImage};
 use super::frame::Fate;
+use super::kernel::{Port, Struck};
 use super::network::Conn;
-use super::scenario::TCP;
+use super::setup::TCP;
 
 /// One segment, read as far as its bytes are whole.
 struct Walk {
@@ -96,13 +97,13 @@ impl DurableIndex {
         }
     }
 
-    /// A segment is removed on purpose: nothing that was acknowledged may be in it alone, unless
-    /// every sink has committed it.
-    pub fn remove(&mut self, number: u64, committed: u64, book: &Book) {
+    /// A segment is removed on purpose. Returns its frames: what was acknowledged of them must be
+    /// stored elsewhere, or every sink has committed it.
+    pub fn remove(&mut self, number: u64, committed: u64) -> Vec<FrameNo> {
         let Some(walk) = self.walks.remove(&number) else {
-            return;
+            return Vec::new();
         };
-        let chain = self.chain();
+        let mut removed = Vec::with_capacity(walk.found.len());
         let later = self.walks.range(number..);
         let end = later
             .map(|(_, later)| later.header.base)
@@ -119,14 +120,9 @@ impl DurableIndex {
             if position < end.min(committed) {
                 self.delivered.entry(frame).or_default().push(number);
             }
-            let line = book.line(frame);
-            assert!(
-                !line.acknowledged || self.stored_in(&chain, frame) > 0,
-                "segment {number} is removed, and with it frame {:?} at {position}, which was \
-                 acknowledged; sinks have only {committed}",
-                line.frame.key
-            );
+            removed.push(frame);
         }
+        removed
     }
 
     /// Takes over what an earlier life's index had delivered; `position` is where this life starts.
@@ -152,7 +148,7 @@ impl DurableIndex {
     /// The segments that a recovery keeps, oldest first, each with the position where it ends for
     /// its successor. It starts from the newest and follows the predecessors back (what lies
     /// between in number was given up), and then goes forth as far as each segment is whole.
-    fn chain(&self) -> Vec<(u64, u64)> {
+    pub fn chain(&self) -> Vec<(u64, u64)> {
         let mut numbers = Vec::new();
         let mut next = self.walks.keys().next_back().copied();
         while let Some(number) = next {
@@ -189,10 +185,16 @@ impl DurableIndex {
         self.stored_in(&chain, frame)
     }
 
-    fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
+    pub fn stored_in(&self, chain: &[(u64, u64)], frame: FrameNo) -> u32 {
+        self.stored_before(chain, frame, u64::MAX)
+    }
+
+    /// The same, of what stands before a position.
+    pub fn stored_before(&self, chain: &[(u64, u64)], frame: FrameNo, limit: u64) -> u32 {
         let places = self.places.get(&frame).map_or(&[][..], Vec::as_slice);
         let here = places
             .iter()
+            .filter(|(_, position)| *position < limit)
             .filter(|(segment, position)| {
                 chain
                     .iter()
@@ -219,31 +221,25 @@ impl DurableIndex {
             .collect()
     }
 
-    /// After the end of a life: nothing acknowledged is missing, nothing is stored more often than
-    /// it arrived.
-    pub fn check_book(&self, book: &Book) {
+    /// Records in the journal before a segment.
+    pub fn records_before(&self, number: u64) -> Option<u64> {
+        self.walks
+            .get(&number)
+            .map(|walk| walk.header.records_before)
+    }
+
+    /// The last block that a recovery keeps: its file, and where it begins there.
+    pub fn last_block(&self) -> Option<(String, usize)> {
         let chain = self.chain();
-        for (number, line) in book.lines().iter().enumerate() {
-            let stored = self.stored_in(&chain, number);
-            assert!(
-                stored > 0 || !line.acknowledged,
-                "frame {:?} was acknowledged and is lost",
-                line.frame.key
-            );
-            let deduplicated = line.listener == TCP && line.frame.key.0 != 0;
-            assert!(
-                stored <= 1 || !deduplicated,
-                "frame {:?} arrived {} times and is stored {stored} times",
-                line.frame.key,
-                line.arrived
-            );
-            assert!(
-                stored <= line.arrived,
-                "frame {:?} arrived {} times and is stored {stored} times",
-                line.frame.key,
-                line.arrived
-            );
-        }
+        let walks = chain.iter().rev().map(|(number, _)| &self.walks[number]);
+        let (number, base, position) = walks
+            .filter_map(|walk| {
+                let (position, _) = walk.found.last()?;
+                Some((walk.header.number, walk.header.base, *position))
+            })
+            .next()?;
+        let offset = SEGMENT_HEADER_LEN as u64 + (position - base);
+        Some((segment_file_name(number), offset as usize))
     }
 
     /// Records stored where a recovery finds them, delivered ones included.
@@ -257,6 +253,43 @@ impl DurableIndex {
             })
             .sum()
     }
+}
+
+/// After the end of a life: nothing acknowledged is missing from the journals, nothing is stored more
+/// often than it arrived.
+pub fn check_indices<'a>(indices: impl IntoIterator<Item = &'a DurableIndex>, book: &Book) {
+    let journals: Vec<_> = indices
+        .into_iter()
+        .map(|index| (index, index.chain()))
+        .collect();
+    for (number, line) in book.lines().iter().enumerate() {
+        let each = journals.iter();
+        let stored: u32 = each
+            .map(|(index, chain)| index.stored_in(chain, number))
+            .sum();
+        assert!(
+            stored > 0 || !line.acknowledged,
+            "frame {:?} was acknowledged and is lost",
+            line.frame.key
+        );
+        let deduplicated = line.listener == TCP && line.frame.key.0 != 0;
+        assert!(
+            stored <= 1 || !deduplicated,
+            "frame {:?} arrived {} times and is stored {stored} times",
+            line.frame.key,
+            line.arrived
+        );
+        assert!(
+            stored <= line.arrived,
+            "frame {:?} arrived {} times and is stored {stored} times",
+            line.frame.key,
+            line.arrived
+        );
+    }
+}
+
+pub fn check_book(ports: &[Port], book: &Book) {
+    check_indices(ports.iter().map(|port| &port.index), book);
 }
 
 /// The frames of a block, or `None` where it is not whole. An intact entry that nobody sent, or
@@ -300,17 +333,28 @@ fn frames_of_block(block: &[u8], header: &BlockHeader, book: &Book) -> Option<Ve
 
 /// Looks at the acknowledgements that a worker has begun to send on a connection since the last
 /// look. Frames that they settle are taken off `conn.waiting`.
-pub fn check_answers(conn: &mut Conn, book: &mut Book, index: &DurableIndex) {
+pub fn check_answers(
+    conn: &mut Conn,
+    book: &mut Book,
+    stored: &impl Fn(FrameNo) -> u32,
+    struck: &mut Struck,
+) {
     while conn.answers.len() - conn.answers_checked >= ACK_LEN {
         let bytes = conn.answers[conn.answers_checked..].first_chunk::<ACK_LEN>();
         let ack = Ack::read(bytes.expect("a whole one is there"))
             .unwrap_or_else(|| panic!("what is sent is no acknowledgement: {bytes:?}"));
         conn.answers_checked += ACK_LEN;
-        check_answer(conn, book, index, &ack);
+        check_answer(conn, book, stored, struck, &ack);
     }
 }
 
-fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ack) {
+fn check_answer(
+    conn: &mut Conn,
+    book: &mut Book,
+    stored: &impl Fn(FrameNo) -> u32,
+    struck: &mut Struck,
+    ack: &Ack,
+) {
     if (ack.producer, ack.sequence) == (0, 0) {
         assert_eq!(
             ack.status,
@@ -330,14 +374,24 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
         let waiting = conn.waiting.get_mut(&key);
         let (number, _) = waiting
             .filter(|numbers| !numbers.is_empty())
-            .map(|numbers| numbers.remove(0))
+            .map(|numbers| {
+                // Where a sequence waits twice, the answer says of which it speaks: acknowledgements
+                // may overtake each other.
+                let reason = Reason::from_wire(ack.reason);
+                let fits = |fate| matches!(fate, Fate::Refused(why) if Some(why) == reason);
+                let at = numbers.iter().position(|&(number, _)| {
+                    let fate = book.line(number).frame.fate;
+                    fits(fate) || ack.reason == 0 && fate == Fate::Accepted
+                });
+                numbers.remove(at.unwrap_or(0))
+            })
             .unwrap_or_else(|| panic!("{key:?} is answered, which waits for no answer: {ack:?}"));
         let line = book.line_mut(number);
         match (line.frame.fate, ack.status) {
             (Fate::Accepted, AckStatus::Durable) => {
                 assert_eq!(ack.reason, 0, "a reason for what is durable");
                 assert!(
-                    index.stored(number) > 0,
+                    stored(number) > 0,
                     "frame {key:?} is acknowledged before it is durable"
                 );
                 line.acknowledged = true;
@@ -345,10 +399,11 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
             (Fate::Accepted, AckStatus::Duplicate) => {
                 assert_eq!(ack.reason, 0, "a reason for what is durable");
                 assert!(
-                    index.stored(number) > 0,
+                    stored(number) > 0,
                     "frame {key:?} is called a duplicate before it is durable"
                 );
                 line.acknowledged = true;
+                struck.duplicates += 1;
             }
             // Nobody's fault: no room, a broken disk, the end.
             (Fate::Accepted, AckStatus::TryLater | AckStatus::Refused) => {
@@ -360,6 +415,7 @@ fn check_answer(conn: &mut Conn, book: &mut Book, index: &DurableIndex, ack: &Ac
                     ),
                     "good frame {key:?} is refused: {ack:?} {reason:?}"
                 );
+                struck.backpressure += u64::from(ack.status == AckStatus::TryLater);
             }
             (Fate::Refused(reason) | Fate::FramingLost(reason), AckStatus::Refused) => {
                 assert_eq!(

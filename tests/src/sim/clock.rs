@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use penstock::shard::op::Now;
 
 /// When every simulated run begins: 2025-06-15T15:06:40Z.
-const START_UNIX_NS: u64 = 1_750_000_000_000_000_000;
+pub const START_UNIX_NS: u64 = 1_750_000_000_000_000_000;
 /// The monotonic clock begins elsewhere than at 0, so that nobody takes 0 for "now".
 const START_MONOTONIC_NS: u64 = 1_000_000_000;
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use penstock::journal::format::{BLOCK_ALIGN, segment_file_name};
 use penstock::shard::op::{Errno, SegmentFile};
 
+use super::kernel::Struck;
 use super::rng::Rng;
 
 /// What a disk writes at once.
@@ -260,7 +261,12 @@ impl Disk {
         for mut write in std::mem::take(&mut file.writes) {
             let covered = ticket.covers.contains(&write.id) && write.state != WriteState::Doubtful;
             if covered && (ok || rng.chance(500)) {
-                apply(&mut file.durable, &write, 0..write.data.len());
+                apply(
+                    &mut file.durable,
+                    write.offset as usize,
+                    &write.data,
+                    0..write.data.len(),
+                );
                 if ok {
                     continue;
                 }
@@ -349,14 +355,21 @@ impl Disk {
 
     /// What is there when the process is gone but the kernel goes on (`kill -9`, or an exit): all
     /// writes that were done; those in flight come to an end or do not.
-    pub fn after_exit(&self, rng: &mut Rng) -> DiskImage {
+    pub fn after_exit(&self, rng: &mut Rng, struck: &mut Struck) -> DiskImage {
         let mut image = DiskImage::new();
         for (&number, file) in self.files.iter().filter(|(_, file)| !file.removed) {
             let mut bytes = file.durable.clone();
             for write in &file.writes {
                 match write.state {
-                    WriteState::Done => apply(&mut bytes, write, 0..write.data.len()),
-                    WriteState::InFlight | WriteState::Doubtful => tear(&mut bytes, write, rng),
+                    WriteState::Done => apply(
+                        &mut bytes,
+                        write.offset as usize,
+                        &write.data,
+                        0..write.data.len(),
+                    ),
+                    WriteState::InFlight | WriteState::Doubtful => {
+                        tear(&mut bytes, write.offset as usize, &write.data, rng).count(struck);
+                    }
                 }
             }
             bytes.resize(bytes.len().max(file.len as usize), 0);
@@ -366,7 +379,7 @@ impl Disk {
     }
 
     /// What is there after the power came back.
-    pub fn after_power_loss(&self, rng: &mut Rng) -> DiskImage {
+    pub fn after_power_loss(&self, rng: &mut Rng, struck: &mut Struck) -> DiskImage {
         let mut image = DiskImage::new();
         // Of the removals that no folder sync covers, the first few have reached the disk.
         let removed = self
@@ -380,14 +393,18 @@ impl Disk {
         let removals_kept = rng.between(oldest..=self.removals);
         for (&number, file) in &self.files {
             let removed = file.gone || file.removed && file.removal < removals_kept;
-            if removed || !file.name_durable && rng.chance(500) {
+            if removed {
+                continue;
+            }
+            if !file.name_durable && rng.chance(500) {
+                struck.lost_names += 1;
                 continue;
             }
             let mut bytes = file.durable.clone();
             let mut order: Vec<&Write> = file.writes.iter().collect();
             rng.shuffle(&mut order);
             for write in order {
-                tear(&mut bytes, write, rng);
+                tear(&mut bytes, write.offset as usize, &write.data, rng).count(struck);
             }
             if file.len_durable || rng.chance(500) {
                 bytes.resize(bytes.len().max(file.len as usize), 0);
@@ -420,33 +437,60 @@ impl Disk {
     }
 }
 
-fn apply(bytes: &mut Vec<u8>, write: &Write, part: std::ops::Range<usize>) {
-    let from = write.offset as usize + part.start;
-    let to = write.offset as usize + part.end;
+fn apply(bytes: &mut Vec<u8>, offset: usize, data: &[u8], part: std::ops::Range<usize>) {
+    let (from, to) = (offset + part.start, offset + part.end);
     if bytes.len() < to {
         bytes.resize(to, 0);
     }
-    bytes[from..to].copy_from_slice(&write.data[part]);
+    bytes[from..to].copy_from_slice(&data[part]);
+}
+
+/// What became of a write that no sync covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Nothing,
+    Whole,
+    Part,
+}
+
+impl Kept {
+    pub fn count(self, struck: &mut Struck) {
+        match self {
+            Self::Nothing => struck.lost_writes += 1,
+            Self::Whole => struck.kept_writes += 1,
+            Self::Part => struck.torn_writes += 1,
+        }
+    }
 }
 
 /// Lets a write survive as a whole, not at all, up to a sector, or in any sectors.
-fn tear(bytes: &mut Vec<u8>, write: &Write, rng: &mut Rng) {
-    let sectors = write.data.len().div_ceil(SECTOR_LEN);
-    let sector = |index: usize| index * SECTOR_LEN..write.data.len().min((index + 1) * SECTOR_LEN);
+pub fn tear(bytes: &mut Vec<u8>, offset: usize, data: &[u8], rng: &mut Rng) -> Kept {
+    let sectors = data.len().div_ceil(SECTOR_LEN);
+    let sector = |index: usize| index * SECTOR_LEN..data.len().min((index + 1) * SECTOR_LEN);
+    let mut kept = 0;
     match rng.between(0..=3) {
         0 => {}
-        1 => apply(bytes, write, 0..write.data.len()),
+        1 => {
+            kept = sectors;
+            apply(bytes, offset, data, 0..data.len());
+        }
         2 => {
-            let end = rng.size(0..=sectors);
-            apply(bytes, write, 0..write.data.len().min(end * SECTOR_LEN));
+            kept = rng.size(0..=sectors);
+            apply(bytes, offset, data, 0..data.len().min(kept * SECTOR_LEN));
         }
         _ => {
             for index in 0..sectors {
                 if rng.chance(500) {
-                    apply(bytes, write, sector(index));
+                    kept += 1;
+                    apply(bytes, offset, data, sector(index));
                 }
             }
         }
+    }
+    match kept {
+        0 => Kept::Nothing,
+        all if all == sectors => Kept::Whole,
+        _ => Kept::Part,
     }
 }
 
@@ -485,7 +529,7 @@ mod tests {
         // Over many crashes the second write is once there, once not and once torn.
         let mut seen = [false; 3];
         for _ in 0..200 {
-            let image = disk.after_power_loss(&mut rng);
+            let image = disk.after_power_loss(&mut rng, &mut Struck::default());
             let bytes = &image["0000000000000001.segment"];
             assert_eq!(bytes[..PAGE], [1; PAGE]);
             let there = bytes[PAGE..2 * PAGE].iter().filter(|&&b| b == 2).count();
@@ -528,7 +572,10 @@ mod tests {
         disk.finish_sync(ticket, true, &mut rng);
         assert_eq!(disk.durable_bytes(1), None);
         let gone = (0..100)
-            .filter(|_| disk.after_power_loss(&mut rng).is_empty())
+            .filter(|_| {
+                disk.after_power_loss(&mut rng, &mut Struck::default())
+                    .is_empty()
+            })
             .count();
         assert!((20..80).contains(&gone), "{gone} of 100");
     }

@@ -1,5 +1,5 @@
 //! Sockets without a network: streams with two ends, a datagram socket, and the pools of buffers
-//! that the kernel fills. Time is the kernel's business (`kernel.rs`); here stands what is where.
+//! that the kernel fills. Time is the kernel's business (`kernel/`); here stands what is where.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,7 +18,8 @@ const POISON: u8 = 0xdd;
 /// Buffers that are lent one by one.
 pub struct Pool {
     what: &'static str,
-    buffers: Vec<Box<[u8]>>,
+    count: usize,
+    buffer_len: usize,
     free: Vec<u16>,
 }
 
@@ -26,17 +27,18 @@ impl Pool {
     pub fn new(what: &'static str, count: usize, len: usize) -> Self {
         Self {
             what,
-            buffers: (0..count).map(|_| vec![POISON; len].into()).collect(),
+            count,
+            buffer_len: len,
             free: (0..count as u16).collect(),
         }
     }
 
     pub fn buffer_len(&self) -> usize {
-        self.buffers[0].len()
+        self.buffer_len
     }
 
     pub fn count(&self) -> usize {
-        self.buffers.len()
+        self.count
     }
 
     pub fn free(&self) -> usize {
@@ -53,32 +55,52 @@ impl Pool {
 
     pub fn give_back(&mut self, id: u16) {
         self.must_be_lent(id, "given back");
-        self.buffers[usize::from(id)].fill(POISON);
         self.free.push(id);
     }
 
-    pub fn bytes(&self, id: u16) -> &[u8] {
-        self.must_be_lent(id, "read");
-        &self.buffers[usize::from(id)]
-    }
-
-    pub fn bytes_mut(&mut self, id: u16) -> &mut [u8] {
-        self.must_be_lent(id, "written");
-        &mut self.buffers[usize::from(id)]
-    }
-
-    fn must_be_lent(&self, id: u16, what: &str) {
+    pub fn must_be_lent(&self, id: u16, what: &str) {
         assert!(
-            usize::from(id) < self.buffers.len() && !self.free.contains(&id),
+            usize::from(id) < self.count && !self.free.contains(&id),
             "{} buffer {id} is {what} and not on loan",
             self.what
         );
     }
 }
 
+/// The bytes of a pool's buffers.
+pub struct Buffers(Vec<Box<[u8]>>);
+
+impl Buffers {
+    pub fn new(count: usize, len: usize) -> Self {
+        Self((0..count).map(|_| vec![POISON; len].into()).collect())
+    }
+
+    pub fn bytes(&self, id: u16) -> &[u8] {
+        &self.0[usize::from(id)]
+    }
+
+    pub fn bytes_mut(&mut self, id: u16) -> &mut [u8] {
+        &mut self.0[usize::from(id)]
+    }
+
+    pub fn fill(&mut self, id: u16, bytes: &[u8]) {
+        self.0[usize::from(id)][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn poison(&mut self, id: u16) {
+        self.0[usize::from(id)].fill(POISON);
+    }
+}
+
 /// One TCP connection, both directions.
 pub struct Conn {
     pub producer: usize,
+    /// Which agent it was made to, and which port works on it: the one that accepts it, unless it
+    /// moves.
+    pub agent: usize,
+    pub port: Option<usize>,
+    /// The agent's process is gone.
+    pub dead: bool,
     pub listener: u16,
     pub address: SocketAddr,
     /// Set when the agent has accepted it, cleared when the agent has closed it.
@@ -100,6 +122,8 @@ pub struct Conn {
 
     /// The worker waits for the first frame's header.
     pub peeking: bool,
+    /// A look has found that what was queued before a reset is gone.
+    pub discarded: bool,
     /// The multishot receive that the kernel works on.
     pub armed: Option<u64>,
     /// Whether the worker has a multishot receive whose end it has not reaped.
@@ -141,9 +165,12 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(producer: usize, listener: u16, address: SocketAddr) -> Self {
+    pub fn new(producer: usize, agent: usize, listener: u16, address: SocketAddr) -> Self {
         Self {
             producer,
+            agent,
+            port: None,
+            dead: false,
             listener,
             address,
             socket: None,
@@ -156,6 +183,7 @@ impl Conn {
             fin: false,
             reset: false,
             peeking: false,
+            discarded: false,
             armed: None,
             multishot: false,
             due: false,
@@ -231,10 +259,8 @@ mod tests {
         assert_eq!(pool.take(&mut rng), None);
         ids.sort_unstable();
         assert_eq!(ids, [0, 1, 2]);
-        pool.bytes_mut(1).fill(1);
         pool.give_back(1);
         assert_eq!(pool.take(&mut rng), Some(1));
-        assert_eq!(pool.bytes(1), [POISON; 8]);
     }
 
     #[test]

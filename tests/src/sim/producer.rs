@@ -19,6 +19,7 @@ const SOCKET_BYTES_MAX: usize = 256 << 10;
 /// What one producer is to do.
 #[derive(Clone, Debug)]
 pub struct ProducerPlan {
+    pub agent: usize,
     pub listener: u16,
     /// 0 is nobody: no answers, nothing resent.
     pub id: u64,
@@ -49,6 +50,7 @@ impl ProducerPlan {
     /// A plain producer of `frames` good frames.
     pub fn plain(listener: u16, id: u64, frames: u32) -> Self {
         Self {
+            agent: 0,
             listener,
             id,
             frames,
@@ -71,11 +73,11 @@ impl ProducerPlan {
 /// What a producer has touched, for the kernel to look at.
 #[derive(Clone, Copy, Debug)]
 pub enum Touch {
-    Backlog(u16),
+    Backlog(usize, u16),
     /// A new connection.
     Connected(ConnId),
     Conn(ConnId),
-    Datagrams(u16),
+    Datagrams(usize, u16),
 }
 
 /// What producers act on.
@@ -200,7 +202,7 @@ impl Producer {
                 port,
             ))
         };
-        let mut conn = Conn::new(self.index, self.plan.listener, address);
+        let mut conn = Conn::new(self.index, self.plan.agent, self.plan.listener, address);
         conn.pieces = std::mem::take(&mut self.plan.pieces).into();
         self.conn = Some(wires.conns.len());
         wires.conns.push(conn);

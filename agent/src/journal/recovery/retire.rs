@@ -41,6 +41,9 @@ pub fn retire(folder: &Path, shard: u16, start: &JournalStart) -> Result<(), Rec
     for segment in &start.existing {
         let path = folder.join(segment_file_name(segment.number));
         fs::remove_file(&path).map_err(failed("unlink", &path))?;
+        // One by one, the oldest first: a power loss between two unlinks may keep the later one only,
+        // and a journal with a gap looks damaged.
+        directory.sync_all().map_err(failed("fsync", folder))?;
     }
-    directory.sync_all().map_err(failed("fsync", folder))
+    Ok(())
 }

@@ -11,8 +11,7 @@ use agent_common::frame::FrameHeader;
 use penstock_proto::wire::write_frame;
 
 use super::disk::{Disk, Image, Rng, write_image};
-use crate::config::settings::OnFull;
-use crate::config::settings::SyncMode;
+use crate::config::settings::{OnFull, SyncMode};
 use crate::journal::dedup::{Known, Recalled};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use crate::journal::format::{BlockHeader, Entries, Envelope};

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use penstock_proto::reason::Reason;
 
-use crate::config::settings::OnFull;
-use crate::config::settings::SyncMode;
+use crate::config::settings::{OnFull, SyncMode};
 use crate::journal::dedup::Recalled;
 use crate::journal::feed::{FeedSender, JournalMarks};
 use crate::shard::counters::LostReason;

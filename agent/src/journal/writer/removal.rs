@@ -118,11 +118,17 @@ impl Writer {
             .is_some_and(|committed| segment.end <= committed)
     }
 
-    /// Bytes of a segment that goes as soon as its successor has a block: they do not count against
-    /// the limit, or a limit that was lowered between two lives could keep that block away.
+    /// Bytes of a segment that goes as soon as its successor has a block, or as soon as a later one
+    /// begins with a durable snapshot: they do not count against the limit, or the limit could keep
+    /// away the very block, or the very segment, that would let it go.
     pub(super) fn held_back(&self) -> u64 {
         match self.finished.front() {
-            Some(oldest) if !self.has_successor() && self.is_committed(oldest) => oldest.bytes,
+            Some(oldest) if self.is_committed(oldest) => {
+                match self.has_successor() && self.is_forgettable(oldest.number) {
+                    true => 0,
+                    false => oldest.bytes,
+                }
+            }
             _ => 0,
         }
     }

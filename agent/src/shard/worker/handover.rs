@@ -30,11 +30,12 @@ impl<K: Kernel> Worker<K> {
             // It waits for this to be closed.
             _ => return self.touch(peer),
         }
+        // Nothing is taken unseen: it might be another shard's.
+        let Ok(peeked) = result else {
+            return self.close(peer, CloseReason::PeerError);
+        };
         let handover = self.handover.as_ref().expect("who peeks may hand over");
-        let owner = result
-            .ok()
-            .and_then(|peeked| handover.owner_elsewhere(peeked.bytes()));
-        match owner {
+        match handover.owner_elsewhere(peeked.bytes()) {
             Some(owner) => self.hand_over(peer, owner),
             // Ours, nobody's, or no frame at all: the receive says what it is.
             None => self.receive(peer),

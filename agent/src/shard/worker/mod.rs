@@ -168,6 +168,10 @@ impl<K: Kernel> Worker<K> {
         &self.intake.counters
     }
 
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     pub fn kernel_mut(&mut self) -> &mut K {
         &mut self.kernel
     }

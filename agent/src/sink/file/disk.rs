@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::sink::clock::Clock;
+
 /// Output files and cursors hold log lines and their positions: the owner's and the group's only.
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
@@ -42,6 +44,11 @@ pub trait Disk {
     fn remove(&mut self, path: &Path) -> io::Result<()>;
     /// The folder's files, in no order.
     fn list(&mut self, folder: &Path) -> io::Result<Vec<Listed>>;
+
+    /// The clock that goes with it: a disk that is simulated has simulated time.
+    fn clock(&self) -> Clock {
+        Clock::host()
+    }
 }
 
 /// The kernel's file system.

@@ -35,7 +35,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use penstock_proto::reason::Reason;
 
@@ -44,6 +44,7 @@ use crate::decode::{Decoder, Payload};
 use crate::journal::format::Entry;
 use crate::record::EnvelopeView;
 use crate::schema::table::Schemas;
+use crate::sink::clock::Clock;
 use crate::sink::file::cursor::{CursorFile, SavedCursor};
 use crate::sink::file::disk::Disk;
 use crate::sink::file::encoder::Encoder;
@@ -114,7 +115,7 @@ impl<D: Disk> FileSink<D> {
                 size: settings.keep_size,
                 age: settings.keep_age,
             },
-            keep_next: Instant::now(),
+            keep_next: disk.clock().instant(),
             cursors: CursorFile::new(cursors, &settings.name, shard),
             output: Output::new(disk, records, settings, shard, stats),
             decoder: Decoder::new(schemas),
@@ -162,7 +163,7 @@ impl<D: Disk> FileSink<D> {
                 self.seal_saved()?;
             }
         }
-        if seal || Instant::now() >= self.keep_next {
+        if seal || self.clock().instant() >= self.keep_next {
             self.remove_excess()?;
         }
         Ok(self.cursor)
@@ -186,9 +187,10 @@ impl<D: Disk> FileSink<D> {
     }
 
     fn remove_excess(&mut self) -> Result<(), SinkError> {
-        self.keep_next = Instant::now() + KEEP_INTERVAL;
+        let clock = self.clock();
+        self.keep_next = clock.instant() + KEEP_INTERVAL;
         let files = self.output.list()?;
-        for name in self.keep.excess(&files, &self.name, SystemTime::now()) {
+        for name in self.keep.excess(&files, &self.name, clock.system()) {
             let path = self.output.folder.join(name);
             match self.output.disk.remove(&path) {
                 Ok(()) => {
@@ -280,7 +282,7 @@ impl<D: Disk> Sink for FileSink<D> {
     }
 
     fn wants_commit(&self) -> bool {
-        self.output.wants_seal() || Instant::now() >= self.keep_next
+        self.output.wants_seal() || self.clock().instant() >= self.keep_next
     }
 
     fn commit(&mut self) -> Result<Cursor, SinkError> {
@@ -289,6 +291,10 @@ impl<D: Disk> Sink for FileSink<D> {
 
     fn seal(&mut self) -> Result<Cursor, SinkError> {
         self.commit_and(true)
+    }
+
+    fn clock(&self) -> Clock {
+        self.output.disk.clock()
     }
 }
 

@@ -104,7 +104,7 @@ impl<D: Disk> Output<D> {
     }
 
     fn create(&mut self) -> Result<Current<D::File>, SinkError> {
-        let mut unix_nano = unix_nano_of(SystemTime::now());
+        let mut unix_nano = unix_nano_of(self.disk.clock().system());
         let (sealed_name, path, mut file) = loop {
             let sealed_name = sealed_name(unix_nano, &self.sink, self.shard, self.kind());
             let path = self.folder.join(open_name(&sealed_name));
@@ -131,7 +131,7 @@ impl<D: Disk> Output<D> {
             marker,
             len: header.len() as u64,
             name_synced: false,
-            rotate_at: Instant::now() + self.rotate_age,
+            rotate_at: self.disk.clock().instant() + self.rotate_age,
         })
     }
 
@@ -164,16 +164,18 @@ impl<D: Disk> Output<D> {
             .open_cut(&path, saved.len)
             .map_err(failed("open", &path))?;
         // Its age stands in its name: is it older than a file begun one `rotate_age` ago?
-        let now = SystemTime::now();
-        let limit = unix_nano_of(now.checked_sub(self.rotate_age).unwrap_or(UNIX_EPOCH));
-        let old = saved.sealed_name < sealed_name(limit, &self.sink, self.shard, self.kind());
+        let now = self.disk.clock().system();
+        let limit = now.checked_sub(self.rotate_age).unwrap_or(UNIX_EPOCH);
+        let old = saved.sealed_name
+            < sealed_name(unix_nano_of(limit), &self.sink, self.shard, self.kind());
         self.current = Some(Current {
             file,
             sealed_name: saved.sealed_name.clone(),
             marker,
             len: saved.len,
             name_synced: true,
-            rotate_at: Instant::now() + if old { Duration::ZERO } else { self.rotate_age },
+            rotate_at: self.disk.clock().instant()
+                + if old { Duration::ZERO } else { self.rotate_age },
         });
         Ok(Reopened::Continued)
     }
@@ -207,7 +209,7 @@ impl<D: Disk> Output<D> {
     /// Whether the open file is big or old enough.
     pub fn wants_seal(&self) -> bool {
         self.current.as_ref().is_some_and(|current| {
-            current.len >= self.rotate_size || Instant::now() >= current.rotate_at
+            current.len >= self.rotate_size || self.disk.clock().instant() >= current.rotate_at
         })
     }
 

@@ -1,0 +1,255 @@
+//! The sinks of a simulated agent: the real loop and the real file sink on a fake disk, or one that
+//! only looks at what it is offered. And the last word: what stands in the files.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock::config::settings::{Compression, FileFormat, SinkKind, SinkSettings};
+use penstock::journal::feed::{Fed, FeedReceiver};
+use penstock::schema::table::Schemas;
+use penstock::sink::file::FileSink;
+use penstock::sink::file::container::{ContainerReader, Next};
+use penstock::sink::run::{Loop, SinkPlan, Step};
+use penstock::sink::{ErrorReason, SinkError, SinkStats, StopDeadline};
+
+use super::book::{Book, FrameNo};
+use super::check::DurableIndex;
+use super::files::{Files, is_output};
+use super::rng::Rng;
+use super::setup::Setup;
+
+/// Where the sinks of an agent believe that they write.
+const DATA_DIR: &str = "/data";
+
+pub fn sink_name(index: usize) -> String {
+    format!("files{index}")
+}
+
+/// One file sink of one shard.
+pub struct FileActor {
+    shard: usize,
+    cycle: Loop<FileSink<Files>>,
+    stats: Arc<SinkStats>,
+    files: Files,
+    /// When it wants its next step.
+    pub wake_ns: u64,
+    pub ended: bool,
+}
+
+impl FileActor {
+    /// The sink `index` of the setup, on `shard`, whose journal's files are in `folder`.
+    pub fn new(
+        setup: &Setup,
+        index: usize,
+        shard: usize,
+        folder: &Path,
+        files: &Files,
+        feed: FeedReceiver,
+        stop: &Arc<StopDeadline>,
+    ) -> Self {
+        let settings = SinkSettings {
+            name: sink_name(index),
+            kind: SinkKind::File,
+            to: Vec::new(),
+            format: FileFormat::Avro,
+            compression: Compression::None,
+            rotate_size: setup.rotate_size,
+            rotate_age: setup.rotate_age,
+            keep_size: u64::MAX,
+            keep_age: Duration::MAX,
+            enabled: true,
+        };
+        files.tell_time();
+        let stats = Arc::new(SinkStats::default());
+        let schemas = Schemas::default();
+        let sink = FileSink::new(
+            files.clone(),
+            &settings,
+            shard as u16,
+            Path::new(DATA_DIR),
+            &schemas,
+            Arc::clone(&stats),
+        );
+        let plan = SinkPlan {
+            settings,
+            shard: shard as u16,
+            data_dir: PathBuf::from(DATA_DIR),
+            feed,
+            schemas,
+            stats: Arc::clone(&stats),
+            lag: Arc::default(),
+            stop: Arc::clone(stop),
+        };
+        Self {
+            shard,
+            cycle: Loop::new(sink.expect("an encoder"), folder.to_owned(), plan),
+            stats,
+            files: files.clone(),
+            wake_ns: 0,
+            ended: false,
+        }
+    }
+
+    /// One step of the loop, and when it wants the next.
+    pub fn step(&mut self, now_ns: u64, rng: &mut Rng) {
+        self.files.tell_time();
+        let pause = match self.cycle.step(Duration::ZERO) {
+            Step::GoOn => Duration::from_micros(if rng.chance(100) {
+                rng.between(1_000..=100_000)
+            } else {
+                rng.between(10..=2_000)
+            }),
+            Step::Failed { pause, error } => {
+                self.files.tell(&format!("sink fails: {error}"));
+                pause
+            }
+            Step::End(Ok(())) => {
+                self.ended = true;
+                Duration::MAX
+            }
+            Step::End(Err(SinkError::Deadline { .. })) => {
+                self.ended = true;
+                Duration::MAX
+            }
+            Step::End(Err(error)) => panic!("sink of shard {} ends with: {error}", self.shard),
+        };
+        self.wake_ns = now_ns.saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
+        self.check();
+    }
+
+    /// The journal that a simulated agent keeps has nothing that a sink could not deliver.
+    fn check(&self) {
+        for reason in [
+            ErrorReason::CursorDamaged,
+            ErrorReason::Journal,
+            ErrorReason::JournalMissing,
+            ErrorReason::Damaged,
+            ErrorReason::Undecodable,
+        ] {
+            assert_eq!(
+                self.stats.errors(reason),
+                0,
+                "the sink of shard {} reports {}",
+                self.shard,
+                reason.label()
+            );
+        }
+    }
+}
+
+/// A sink that looks at what it is offered, and says now and then that it has it.
+pub struct ModelSink {
+    pub shard: usize,
+    feed: FeedReceiver,
+    rng: Rng,
+}
+
+impl ModelSink {
+    pub fn new(shard: usize, feed: FeedReceiver, rng: Rng) -> Self {
+        Self { shard, feed, rng }
+    }
+
+    pub fn step(&mut self, index: &DurableIndex) {
+        if !self.rng.chance(300) {
+            return;
+        }
+        while let Fed::Block(block) = self.feed.wait(Duration::ZERO) {
+            let header = *block.header();
+            let end = index.segment_end(header.segment);
+            // Segments that are gone were delivered before.
+            assert!(
+                end.is_none_or(|end| header.end_position() <= end),
+                "a sink is offered a block of segment {} that ends at {} and the disk has {end:?}",
+                header.segment,
+                header.end_position()
+            );
+        }
+        if self.rng.chance(300) {
+            let marks = &self.feed.marks;
+            let (durable, records) = (marks.durable(), marks.durable_records());
+            self.feed.mark.commit(durable, records);
+        }
+    }
+}
+
+/// How often each record of each frame stands in the files of one sink, and nothing else does.
+pub fn delivered(files: &Files, sink: usize, book: &Book) -> BTreeMap<FrameNo, Vec<u32>> {
+    let mut delivered: BTreeMap<FrameNo, Vec<u32>> = BTreeMap::new();
+    let owner = format!("-{}-s", sink_name(sink));
+    for (path, bytes) in files.contents() {
+        let name = path
+            .file_name()
+            .expect("a file has a name")
+            .to_string_lossy();
+        if !is_output(&path) || !name.contains(&owner) {
+            continue;
+        }
+        assert!(
+            name.ends_with(".avro"),
+            "{name} is left behind after a stop in good order"
+        );
+        for body in bodies(&bytes) {
+            let (number, record) = frame_of(&body, book)
+                .unwrap_or_else(|| panic!("{name} holds {body:?}, which nobody sent"));
+            let line = book.line(number);
+            let counts = delivered
+                .entry(number)
+                .or_insert_with(|| vec![0; line.frame.records as usize]);
+            counts[record] += 1;
+        }
+    }
+    delivered
+}
+
+/// The bodies of a container's records.
+fn bodies(bytes: &[u8]) -> Vec<String> {
+    let mut file = tempfile::tempfile_in(super::life::memory()).expect("a temporary file");
+    file.write_all(bytes).expect("a temporary file takes bytes");
+    let mut reader = ContainerReader::open(file).expect("a container file");
+    let mut bodies = Vec::new();
+    while let Next::Records(records) = reader.read_next().expect("a whole block") {
+        bodies.extend(records.iter().map(|record| record.body.to_owned()));
+    }
+    bodies
+}
+
+/// The frame that a body names, and which of its records it is.
+fn frame_of(body: &str, book: &Book) -> Option<(FrameNo, usize)> {
+    let mut parts = body.splitn(3, '/');
+    let producer = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let sequence = parts.next()?.parse().ok()?;
+    let record = parts.next()?.split(' ').next()?.parse().unwrap_or(0);
+    Some((book.good((producer, sequence))?, record))
+}
+
+/// At the end of a run: each sink's files hold each record as often as the journals did.
+pub fn check_delivered(files: &Files, sinks: usize, book: &Book, stored: impl Fn(FrameNo) -> u32) {
+    for sink in 0..sinks {
+        let delivered = delivered(files, sink, book);
+        for (number, line) in book.lines().iter().enumerate() {
+            let journalled = stored(number);
+            let counts = delivered.get(&number);
+            let expected = vec![journalled; line.frame.records as usize];
+            let found = counts.map_or_else(|| vec![0; expected.len()], Clone::clone);
+            let never = journalled == 0 && counts.is_none();
+            assert!(
+                never || found == expected,
+                "frame {:?} is {journalled} times in the journals, and its records are {found:?} \
+                 times in the files of sink {sink}",
+                line.frame.key
+            );
+        }
+    }
+    let aside = |path: &Path| {
+        let end = path
+            .extension()
+            .map(|end| end.to_string_lossy().into_owned());
+        matches!(end.as_deref(), Some("damaged" | "orphan"))
+    };
+    for (path, _) in files.contents() {
+        assert!(!aside(&path), "{} was set aside", path.display());
+    }
+}
