@@ -127,7 +127,7 @@ fn orders(count: u64) -> Value {
     let order = |n: u64| {
         json!({
             "ts": 1_795_178_701_000_000 + n, "level": 9, "app": "orders", "msg": format!("order {n}"),
-            "tenant": if n % 2 == 0 { Value::Null } else { json!("acme") },
+            "tenant": if n.is_multiple_of(2) { Value::Null } else { json!("acme") },
             "retries": n, "paid": true, "ctx": {"request": format!("r{n}"), "debug": "d"},
             "tags": ["a", "b"],
         })
