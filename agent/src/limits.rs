@@ -102,6 +102,24 @@ pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
 pub const JSON_UNESCAPED_LEN_MAX: usize = PAYLOAD_LEN_MAX;
 /// Attributes of one JSON line: none takes fewer than the 5 bytes of `"":0,`.
 pub const JSON_ATTRIBUTES_MAX: usize = PAYLOAD_LEN_MAX / 5;
+/// Text of one Avro record that does not stand in its payload: numbers, and what nests, as JSON.
+pub const AVRO_TEXT_LEN_MAX: usize = PAYLOAD_LEN_MAX;
+/// Names of one writer schema's fields and symbols, which stand before that text.
+pub const AVRO_NAMES_LEN_MAX: usize = 64 << 10;
+/// Types, fields, branches and symbols of one writer schema.
+pub const AVRO_NODES_MAX: usize = 4096;
+/// Values of an Avro payload that take no bytes (null, empty records): as many as it has bytes at
+/// most. Of these a few bytes could promise any number.
+pub const AVRO_WIDTHLESS_VALUES_MAX: u32 = PAYLOAD_LEN_MAX as u32;
+/// A decoder's scratch, which JSON and Avro share.
+pub const SCRATCH_TEXT_LEN_MAX: usize = AVRO_NAMES_LEN_MAX + AVRO_TEXT_LEN_MAX;
+/// zstd's decompression context: 94 KiB in version 1.5.7; a unit test holds the bound.
+pub const DECOMPRESSOR_CONTEXT_MEMORY: u64 = 192 << 10;
+/// What a decoder brings with it: its scratch for text, the attributes of the longest JSON line (8
+/// bytes for a key and 8 for a value), the longest payload decompressed, and the context for that.
+pub const DECODER_MEMORY: u64 = (SCRATCH_TEXT_LEN_MAX + 16 * JSON_ATTRIBUTES_MAX + PAYLOAD_LEN_MAX)
+    as u64
+    + DECOMPRESSOR_CONTEXT_MEMORY;
 /// Configured sinks: each costs `SINK_SHARD_MEMORY` a shard and reads every block once more.
 pub const SINKS_MAX: usize = 16;
 /// Worker threads; a shard's number is a metric label and part of its folder's name.
@@ -109,25 +127,48 @@ pub const SHARDS_MAX: u16 = 256;
 /// A configuration file, in bytes, and how many may stand in `conf.d`.
 pub const CONFIG_FILE_LEN_MAX: u64 = 1 << 20;
 pub const CONFIG_FILES_MAX: usize = 256;
-/// Nesting that a payload may have (JSON objects and arrays, Protobuf groups).
+/// Nesting that a payload may have (JSON objects and arrays, Protobuf groups, Avro records, arrays
+/// and maps).
 pub const NESTING_MAX: usize = 32;
 
-/// Memory of one shard: its pools, and an allowance for its tables (connection slots, waiting
-/// acknowledgements, dedup windows, counters).
+/// Users' schema files, and the longest one in bytes. A schema of 256 KiB has thousands of fields.
+pub const SCHEMA_FILES_MAX: usize = 256;
+pub const SCHEMA_FILE_LEN_MAX: u64 = 256 << 10;
+/// A kept schema's file has the schema's text and its mapping.
+pub const SCHEMA_KEPT_FILE_LEN_MAX: u64 = 2 * SCHEMA_FILE_LEN_MAX;
+/// Brackets that may stand within each other in a schema file; a record in a record takes three.
+pub const SCHEMA_NESTING_MAX: usize = 96;
+/// A schema file's name without its ending, in bytes.
+pub const SCHEMA_NAME_LEN_MAX: usize = 128;
+/// Schemas kept in the data folder for what may still stand in the journal, and the bytes of their
+/// text, which stands in memory with plans of about its size.
+pub const SCHEMAS_KEPT_MAX: usize = 1024;
+pub const SCHEMAS_KEPT_LEN_MAX: usize = 4 << 20;
+
+/// Memory of one shard: its pools, its decoder, and an allowance for its tables (connection slots,
+/// waiting acknowledgements, dedup windows, counters).
 pub const SHARD_MEMORY: u64 = (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN
     + TCP_BUFFERS * TCP_BUFFER_LEN
     + UDP_BUFFERS * UDP_BUFFER_LEN
     + SEND_BUFFERS * SEND_BUFFER_LEN
     + CARRY_BYTES_MAX) as u64
+    + DECODER_MEMORY
     + SHARD_TABLES_MEMORY;
 /// What a shard keeps beside its pools: the dedup windows, 17 MiB, and an allowance for connections,
 /// waiting acknowledgements and counters.
 pub const SHARD_TABLES_MEMORY: u64 = (PRODUCERS_MAX * PRODUCER_MEMORY) as u64 + (8 << 20);
-/// Memory of one sink on one shard: a block read from disk, the same records encoded, and an
-/// allowance for the compressor's window and the decoder's scratch.
-pub const SINK_SHARD_MEMORY: u64 = 2 * JOURNAL_BLOCK_LEN as u64 + SINK_CODEC_MEMORY;
-/// Allowance for zstd's compression context and the decoder's scratch of one sink.
-pub const SINK_CODEC_MEMORY: u64 = 4 << 20;
+/// Memory of one sink on one shard: a block read from disk, its decoder, and an allowance for what
+/// it encodes.
+pub const SINK_SHARD_MEMORY: u64 = JOURNAL_BLOCK_LEN as u64 + DECODER_MEMORY + SINK_CODEC_MEMORY;
+/// Allowance for one sink's open block, the same compressed, and the compressor: the longest record
+/// makes a block of up to 6 MiB of JSON (a control character takes six bytes there), and a usual
+/// block has 128 KiB.
+pub const SINK_CODEC_MEMORY: u64 = 8 << 20;
+/// Frames that a forwarding sink holds until they are answered: what a file sink's encoded block and
+/// codec would take.
+pub const FORWARD_BYTES_MAX: usize = JOURNAL_BLOCK_LEN + SINK_CODEC_MEMORY as usize / 2;
+/// Targets of one forwarding sink.
+pub const FORWARD_TARGETS_MAX: usize = 8;
 /// Allowance for what does not depend on the shards: code, stacks, the control thread, metrics.
 pub const PROCESS_MEMORY: u64 = 16 << 20;
 
@@ -146,13 +187,20 @@ const _: () = {
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
     assert!(4 * JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN_MIN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
+    // serde_json, by which the schema library reads, ends at 128.
+    assert!(SCHEMA_NESTING_MAX < 128);
+    assert!(SCHEMAS_KEPT_MAX >= SCHEMA_FILES_MAX);
+    assert!(2 * SCHEMAS_KEPT_LEN_MAX as u64 <= PROCESS_MEMORY);
     // The JSON decoder keeps offsets in 31 bits, and open brackets in a u64.
     assert!(PAYLOAD_LEN_MAX < 1 << 31 && NESTING_MAX <= 64);
+    assert!(SCRATCH_TEXT_LEN_MAX >= JSON_UNESCAPED_LEN_MAX && SCRATCH_TEXT_LEN_MAX < 1 << 31);
     assert!(TCP_BUFFERS.is_power_of_two() && UDP_BUFFERS.is_power_of_two());
     // The shortest segment still lets a shard serve a few hundred producers.
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
+    assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
 };

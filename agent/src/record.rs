@@ -1,7 +1,7 @@
 //! A record as a view: every string borrows the payload it was decoded from, or the decoder's
 //! scratch where JSON had escapes. Nothing is owned, nothing is copied.
 
-use crate::decode::protobuf;
+use crate::decode::{avro, protobuf, text};
 
 /// One log event, in OpenTelemetry's words (proto/penstock/v1/logs.proto documents the fields).
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,15 @@ pub(crate) enum AttributesForm<'a> {
         unescaped: &'a str,
         spans: &'a [[Span; 2]],
     },
+    /// The blocks of a validated Avro map from string to string.
+    Avro(&'a [u8]),
+    /// Key and value of each attribute of an Avro record: what is text in the payload stands
+    /// there, the rest in the decoder's scratch. All of it was found to be UTF-8.
+    Pieces {
+        payload: &'a [u8],
+        scratch: &'a str,
+        spans: &'a [[Span; 2]],
+    },
 }
 
 /// A piece of text in one of two places: the payload, or the decoder's scratch. 8 bytes, so that
@@ -88,6 +97,32 @@ impl Span {
             scratch
         };
         &place[(self.start & !Self::IN_SCRATCH) as usize..self.end as usize]
+    }
+
+    /// The text where the payload as a whole is none. A piece that is not UTF-8 is shown as an
+    /// empty one; the decoder has refused payloads that have any.
+    #[inline(always)]
+    fn piece<'a>(self, payload: &'a [u8], scratch: &'a str) -> &'a str {
+        if self.start & Self::IN_SCRATCH == 0 {
+            text::text(&payload[self.start as usize..self.end as usize]).unwrap_or_default()
+        } else {
+            self.text("", scratch)
+        }
+    }
+
+    /// A piece of the scratch without the character that it may begin and end with.
+    pub(crate) fn trimmed(self, scratch: &str, around: char) -> Self {
+        let text = self.text("", scratch);
+        match text
+            .strip_prefix(around)
+            .and_then(|text| text.strip_suffix(around))
+        {
+            Some(_) => Self {
+                start: self.start + around.len_utf8() as u32,
+                end: self.end - around.len_utf8() as u32,
+            },
+            None => self,
+        }
     }
 }
 
@@ -128,6 +163,16 @@ impl<'a> Attributes<'a> {
                     unescaped,
                     spans: spans.iter(),
                 },
+                AttributesForm::Avro(map) => IterForm::Avro(avro::Entries::of(map)),
+                AttributesForm::Pieces {
+                    payload,
+                    scratch,
+                    spans,
+                } => IterForm::Pieces {
+                    payload,
+                    scratch,
+                    spans: spans.iter(),
+                },
             },
         }
     }
@@ -156,6 +201,12 @@ enum IterForm<'a> {
         unescaped: &'a str,
         spans: std::slice::Iter<'a, [Span; 2]>,
     },
+    Avro(avro::Entries<'a>),
+    Pieces {
+        payload: &'a [u8],
+        scratch: &'a str,
+        spans: std::slice::Iter<'a, [Span; 2]>,
+    },
 }
 
 impl<'a> Iterator for AttributesIter<'a> {
@@ -172,6 +223,15 @@ impl<'a> Iterator for AttributesIter<'a> {
             } => {
                 let [key, value] = spans.next()?;
                 Some((key.text(payload, unescaped), value.text(payload, unescaped)))
+            }
+            IterForm::Avro(entries) => entries.next(),
+            IterForm::Pieces {
+                payload,
+                scratch,
+                spans,
+            } => {
+                let [key, value] = spans.next()?;
+                Some((key.piece(payload, scratch), value.piece(payload, scratch)))
             }
         }
     }

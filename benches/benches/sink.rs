@@ -1,25 +1,27 @@
-//! The file sink's work on one core: journal blocks to Avro blocks, without the disk.
+//! The file sink's work on one core: journal blocks to blocks of every format, without the disk.
 //!
-//! `cargo bench -p penstock-benches --bench sink`. The element is a record, time is CPU time; lines are this host's
-//! own package log where it has one, made up to about 215 bytes.
+//! `cargo bench -p penstock-benches --bench sink`. The element is a record of about 215 bytes, time is
+//! CPU time. `PENSTOCK_LOG_LINES=FILE` takes the bodies from a file of real lines. What a record
+//! takes in the file is printed beside.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent_common::frame::FrameHeader;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use penstock::config::settings::{Compression, SinkSettings};
+use penstock::config::settings::{Compression, FileFormat, SinkKind, SinkSettings};
 use penstock::journal::format::{
     BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
 };
-use penstock::limits::JOURNAL_BLOCK_LEN;
 use penstock::schema::table::Schemas;
 use penstock::sink::file::FileSink;
 use penstock::sink::file::disk::{Disk, Listed};
-use penstock::sink::{Block, Cursor, Sink};
+use penstock::sink::{Block, Cursor, Sink, SinkStats};
+use penstock_benches::{Line, lines};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::{LogBatch, LogRecord};
 use penstock_proto::wire::write_frame;
@@ -34,10 +36,7 @@ fn on_cpu() -> Duration {
 }
 
 /// Takes everything at once and keeps nothing.
-#[derive(Default)]
-struct NoDisk {
-    written: u64,
-}
+struct NoDisk;
 
 impl Disk for NoDisk {
     type File = ();
@@ -54,8 +53,7 @@ impl Disk for NoDisk {
     fn read(&mut self, _: &Path, _: u64) -> io::Result<Vec<u8>> {
         Err(io::ErrorKind::NotFound.into())
     }
-    fn write(&mut self, _: &mut (), bytes: &[u8]) -> io::Result<()> {
-        self.written += bytes.len() as u64;
+    fn write(&mut self, _: &mut (), _: &[u8]) -> io::Result<()> {
         Ok(())
     }
     fn sync(&mut self, _: &mut ()) -> io::Result<()> {
@@ -76,61 +74,25 @@ impl Disk for NoDisk {
 }
 
 const RECORDS_PER_FRAME: usize = 50;
+/// Lines that fill a dozen of the encoder's blocks.
+const MADE_LINES: usize = 8_000;
+/// Journal blocks as a steady load leaves them: a few hundred KiB.
+const BLOCK_LEN: usize = 256 << 10;
 
-/// Bodies of about 150 bytes, which with the other fields make about 215.
-fn bodies() -> Vec<String> {
-    let mut lines = Vec::new();
-    for path in [
-        "/var/log/dpkg.log",
-        "/var/log/apt/history.log",
-        "/var/log/syslog",
-    ] {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        lines.extend(
-            text.lines()
-                .filter(|line| line.len() > 20)
-                .map(str::to_owned),
-        );
-    }
-    // Where a host has no logs of its own.
-    lines.extend((lines.len()..200).map(|at| {
-        format!(
-            "GET /api/v1/items/{} 200 {}us from 10.0.{}.{}",
-            at * 7919,
-            at * 131 % 977,
-            at % 7,
-            at
-        )
-    }));
-    let mut bodies = Vec::new();
-    let mut body = String::new();
-    for line in lines.iter().take(20_000) {
-        body.push_str(line);
-        body.push(' ');
-        if body.len() >= 130 {
-            bodies.push(std::mem::take(&mut body));
-        }
-    }
-    bodies
-}
-
-/// One full journal block of Protobuf frames.
-fn journal_block() -> (Vec<u8>, BlockHeader) {
-    let mut bodies = bodies().into_iter().cycle();
+/// Journal blocks of Protobuf frames, as many as the lines fill but for the last.
+fn journal_blocks(lines: &[Line]) -> Vec<(Vec<u8>, BlockHeader)> {
+    let mut blocks = Vec::new();
     let mut block = vec![0; BLOCK_HEADER_LEN];
-    let (mut entries, mut time) = (0, 1_795_178_701_000_000_000);
-    loop {
-        let records = (0..RECORDS_PER_FRAME).map(|at| {
-            time += 1_357;
-            LogRecord {
-                time_unix_nano: time,
-                severity_number: 9,
-                service_name: "package-manager".to_owned(),
-                body: bodies.next().expect("it cycles"),
-                host_name: "host-17.example.net".to_owned(),
-                attributes: [("pid".to_owned(), format!("{}", 4_000 + at))].into(),
-                ..LogRecord::default()
-            }
+    let mut entries = 0;
+    for lines in lines.chunks_exact(RECORDS_PER_FRAME) {
+        let records = lines.iter().map(|line| LogRecord {
+            time_unix_nano: line.time_unix_nano,
+            severity_number: line.severity_number,
+            service_name: line.service_name.clone(),
+            body: line.body.clone(),
+            host_name: line.host_name.clone(),
+            attributes: line.attributes.iter().cloned().collect(),
+            ..LogRecord::default()
         });
         let batch = LogBatch {
             records: records.collect(),
@@ -147,12 +109,16 @@ fn journal_block() -> (Vec<u8>, BlockHeader) {
             payload_crc: 0,
         };
         write_frame(&mut frame, header, &batch.encode_to_vec());
-        if block.len() + ENTRY_HEADER_LEN + frame.len() > JOURNAL_BLOCK_LEN - 8 {
-            break;
+        if block.len() + ENTRY_HEADER_LEN + frame.len() > BLOCK_LEN {
+            blocks.push(sealed(
+                std::mem::replace(&mut block, vec![0; BLOCK_HEADER_LEN]),
+                entries,
+            ));
+            entries = 0;
         }
         let mut head = [0; ENTRY_HEADER_LEN];
         let envelope = Envelope {
-            observed_time_unix_nano: time,
+            observed_time_unix_nano: lines[0].time_unix_nano + 1_000_000,
             listener: 0,
             keep_sixteenths: 16,
             peer: Some(SocketAddr::from(([192, 0, 2, 7], 5140))),
@@ -164,6 +130,11 @@ fn journal_block() -> (Vec<u8>, BlockHeader) {
         block.resize(block.len().next_multiple_of(ENTRY_ALIGN), 0);
         entries += 1;
     }
+    blocks.push(sealed(block, entries));
+    blocks
+}
+
+fn sealed(mut block: Vec<u8>, entries: u32) -> (Vec<u8>, BlockHeader) {
     let header = BlockHeader {
         len: block.len() as u32,
         position: 0,
@@ -178,28 +149,43 @@ fn journal_block() -> (Vec<u8>, BlockHeader) {
     (block, header)
 }
 
+const FORMATS: [(&str, FileFormat, Compression); 7] = [
+    ("avro_null", FileFormat::Avro, Compression::None),
+    ("avro_zstandard", FileFormat::Avro, Compression::Zstd),
+    ("avro_snappy", FileFormat::Avro, Compression::Snappy),
+    ("jsonl_none", FileFormat::Jsonl, Compression::None),
+    ("jsonl_zstd", FileFormat::Jsonl, Compression::Zstd),
+    ("protobuf_none", FileFormat::Protobuf, Compression::None),
+    ("protobuf_zstd", FileFormat::Protobuf, Compression::Zstd),
+];
+
 fn file_sink(criterion: &mut Criterion) {
-    let (bytes, header) = journal_block();
+    let lines = lines(MADE_LINES);
+    let blocks = journal_blocks(&lines);
     let listeners = ["apps".to_owned()];
+    let records: u64 = blocks
+        .iter()
+        .map(|(_, header)| u64::from(header.records))
+        .sum();
+    let bytes: usize = blocks.iter().map(|(bytes, _)| bytes.len()).sum();
     println!(
-        "{} records in {} bytes: {:.0} bytes a record",
-        header.records,
-        header.len,
-        f64::from(header.len) / f64::from(header.records)
+        "{records} records, {:.0} bytes a record in the journal",
+        bytes as f64 / records as f64
     );
     let mut group = criterion.benchmark_group("sink");
-    group.throughput(Throughput::Elements(u64::from(header.records)));
-    group.sample_size(30);
-    let codecs = [
-        ("null", Compression::None),
-        ("zstandard", Compression::Zstd),
-    ];
-    for (codec, compression) in codecs {
+    group.throughput(Throughput::Elements(records));
+    group.sample_size(20);
+    for (name, format, compression) in FORMATS {
         for (from, verify_payload) in [("memory", false), ("disk", true)] {
+            // What differs is the payloads' checksums, and that is the same for every format.
+            if verify_payload && format != FileFormat::Avro {
+                continue;
+            }
             let settings = SinkSettings {
                 name: "files".to_owned(),
-                kind: penstock::config::settings::SinkKind::File,
-                format: penstock::config::settings::FileFormat::Avro,
+                kind: SinkKind::File,
+                to: Vec::new(),
+                format,
                 compression,
                 rotate_size: u64::MAX,
                 rotate_age: Duration::from_secs(3600),
@@ -207,30 +193,42 @@ fn file_sink(criterion: &mut Criterion) {
                 keep_age: Duration::from_secs(3600),
                 enabled: true,
             };
+            let stats = Arc::new(SinkStats::default());
             let mut sink = FileSink::new(
-                NoDisk::default(),
+                NoDisk,
                 &settings,
                 0,
                 Path::new("/"),
                 &Schemas::default(),
-                Arc::default(),
+                Arc::clone(&stats),
             )
             .expect("a sink");
             sink.resume().expect("resume");
             sink.begin(Cursor::default()).expect("begin");
-            let block = Block {
-                header,
-                bytes: &bytes,
-                listeners: &listeners,
-                verify_payload,
+            let mut deliver_all = || {
+                for (bytes, header) in &blocks {
+                    let block = Block {
+                        header: *header,
+                        bytes,
+                        listeners: &listeners,
+                        verify_payload,
+                    };
+                    let delivered = sink.deliver(block).expect("delivered");
+                    assert_eq!(delivered.records, u64::from(header.records));
+                }
             };
-            group.bench_function(format!("{codec}/from_{from}"), |bencher| {
+            // Ratio beside speed: what a record takes in the file.
+            let rounds = 10;
+            (0..rounds).for_each(|_| deliver_all());
+            let written = stats.bytes_written.load(Ordering::Relaxed);
+            println!(
+                "{name}: {:.1} bytes a record in the file",
+                written as f64 / (rounds * records) as f64
+            );
+            group.bench_function(format!("{name}/from_{from}"), |bencher| {
                 bencher.iter_custom(|times| {
                     let start = on_cpu();
-                    for _ in 0..times {
-                        let delivered = sink.deliver(block).expect("delivered");
-                        assert_eq!(delivered.records, u64::from(header.records));
-                    }
+                    (0..times).for_each(|_| deliver_all());
                     on_cpu() - start
                 });
             });

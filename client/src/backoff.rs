@@ -29,6 +29,11 @@ impl Backoff {
         random.random_range(Duration::ZERO..=ceiling)
     }
 
+    /// The same without counting a failure: for the second, third … of several targets.
+    pub fn again(&self, random: &mut impl Rng) -> Duration {
+        random.random_range(Duration::ZERO..=self.ceiling())
+    }
+
     /// The other side did what it is there for.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -1,6 +1,7 @@
 //! Records packed for UDP: one frame a datagram, nothing acknowledged.
 
 use agent_common::frame::{FrameHeader, UDP_PAYLOAD_LEN_MAX};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 
@@ -39,7 +40,25 @@ impl DatagramPacker {
             priority,
             producer: crate::random_producer_id(),
             next_sequence: 1,
-            open: Batch::new(encoding),
+            open: Batch::new(encoding, SchemaVersion::default()),
+        }
+    }
+
+    /// Datagrams are compressed with zstd at this level, where that makes them shorter. They are
+    /// filled as if they were not: what a datagram holds is never longer than the path takes.
+    pub fn with_zstd(self, level: Option<i32>) -> Self {
+        Self {
+            open: self.open.with_zstd(level),
+            ..self
+        }
+    }
+
+    /// What Avro is written with, if not the newest version.
+    pub fn with_schema(self, schema: SchemaVersion) -> Self {
+        assert!(self.open.is_empty(), "before the first record");
+        Self {
+            open: self.open.with_schema(schema),
+            ..self
         }
     }
 
@@ -50,13 +69,14 @@ impl DatagramPacker {
         if has_place && self.open.push(record, self.payload_len_max).is_ok() {
             return Ok(None);
         }
-        let mut alone = Batch::new(self.open.encoding());
+        let mut alone = self.open.new_alike();
         alone
             .push(record, UDP_PAYLOAD_LEN_MAX as usize)
             .map_err(|NoRoom { record_len }| TooLong { len: record_len })?;
         let full = self.flush();
         // Beside a record longer than `payload_len_max` nothing fits: the next push sends it.
-        self.open = alone;
+        let pushed = self.open.push(record, UDP_PAYLOAD_LEN_MAX as usize);
+        assert_eq!(pushed, Ok(()), "it fitted an empty batch just before");
         Ok(full)
     }
 

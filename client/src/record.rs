@@ -1,16 +1,21 @@
-//! A record as bytes: a field of `penstock.v1.LogBatch`, or a line of JSON.
+//! A record as bytes: a field of `penstock.v1.LogBatch`, an Avro record, or a line of JSON.
 
 use std::io::Write;
 
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
 
 /// Number of `LogBatch.records` in `logs.proto`.
 const BATCH_RECORDS_TAG: u32 = 1;
 
-/// Appends one record as it stands in a payload: payloads are records back to back.
-pub fn encode(encoding: Encoding, record: &LogRecord, out: &mut Vec<u8>) {
+use crate::avro;
+
+/// Appends one record as it stands in a payload: payloads are records back to back, and those of
+/// Avro have something around them. `schema` is the one that Avro is written with.
+pub fn encode(encoding: Encoding, schema: SchemaVersion, record: &LogRecord, out: &mut Vec<u8>) {
     match encoding {
+        Encoding::Avro => avro::encode(schema, record, out),
         Encoding::Protobuf => prost::encoding::message::encode(BATCH_RECORDS_TAG, record, out),
         Encoding::Json => encode_json(record, out),
     }
@@ -86,8 +91,18 @@ mod tests {
     #[test]
     fn records_back_to_back_are_a_batch() {
         let mut payload = Vec::new();
-        encode(Encoding::Protobuf, &record(), &mut payload);
-        encode(Encoding::Protobuf, &LogRecord::default(), &mut payload);
+        encode(
+            Encoding::Protobuf,
+            SchemaVersion::V3,
+            &record(),
+            &mut payload,
+        );
+        encode(
+            Encoding::Protobuf,
+            SchemaVersion::V3,
+            &LogRecord::default(),
+            &mut payload,
+        );
         let batch = LogBatch::decode(payload.as_slice()).unwrap();
         assert_eq!(batch.records, [record(), LogRecord::default()]);
     }
@@ -95,7 +110,7 @@ mod tests {
     #[test]
     fn json_is_one_line_with_everything_escaped() {
         let mut line = Vec::new();
-        encode(Encoding::Json, &record(), &mut line);
+        encode(Encoding::Json, SchemaVersion::V3, &record(), &mut line);
         assert_eq!(
             String::from_utf8(line).unwrap(),
             concat!(

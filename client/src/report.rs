@@ -14,6 +14,11 @@ impl Tally {
         self.frames += 1;
         self.records += u64::from(records);
     }
+
+    pub fn add_all(&mut self, other: Tally) {
+        self.frames += other.frames;
+        self.records += other.records;
+    }
 }
 
 /// Refusals by reason; a number that this client does not know is counted apart.
@@ -62,14 +67,24 @@ impl Refused {
     }
 }
 
-/// A producer's books. Records taken = durable + duplicate + written + refused + unsettled.
+/// A producer's books.
+///
+/// Records taken + recovered = durable + duplicate + written + refused + dropped (oldest) +
+/// unsettled. Records offered = taken + too long + dropped (newest).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Records taken from the program.
     pub records_taken: u64,
     /// Records not taken, as no frame could carry them.
     pub records_too_long: u64,
-    /// Put on a connection at least once.
+    /// Records not taken, as there was no room ([`crate::Overflow`]).
+    pub records_dropped_newest: u64,
+    /// Taken, and dropped before they were settled, to make room for newer ones. Of frames that
+    /// were begun on a connection (only with a spool) an agent may have stored some.
+    pub dropped_oldest: Tally,
+    /// Unsettled frames of an earlier life, found in the spool.
+    pub recovered: Tally,
+    /// Put on a connection at least once in this life.
     pub sent: Tally,
     /// Put on a connection again.
     pub resent: Tally,
@@ -87,7 +102,11 @@ pub struct Report {
     /// counts as one frame.
     pub unsettled: Tally,
     pub connections: u64,
+    /// Attempts that opened none.
+    pub connects_failed: u64,
     pub connections_lost: u64,
+    /// Times that another target was chosen.
+    pub failovers: u64,
     /// The agent said that it lost the frames' boundaries.
     pub framing_lost: u64,
     /// Answers that spoke of frames which were not waiting for one.
@@ -95,6 +114,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Records that were taken or recovered and neither acknowledged nor still waiting, and those
+    /// never taken: what this producer lost by its agent's word or its own settings.
+    pub fn records_lost(&self) -> u64 {
+        self.refused.total().records
+            + self.records_too_long
+            + self.records_dropped_newest
+            + self.dropped_oldest.records
+    }
+
     /// On disk at the agent, or in its hands where it was configured not to sync.
     pub fn acknowledged(&self) -> Tally {
         Tally {

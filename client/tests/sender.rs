@@ -23,6 +23,12 @@ enum Behaviour {
     SlowStart(Duration),
 }
 
+/// Bound and dropped: connections are refused at once.
+fn nobody_there() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// By sequence: status answered and bodies.
 type Stored = BTreeMap<u64, Vec<String>>;
 
@@ -155,11 +161,7 @@ fn connections_that_close_unanswered_are_made_good() {
 
 #[test]
 fn nobody_there_ends_with_what_happened_and_how_much_is_left() {
-    // Bound and dropped: refused at once.
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = nobody_there();
     let mut sender = Sender::new(
         address.to_string(),
         Options {
@@ -194,4 +196,56 @@ fn a_record_that_is_too_long_does_not_hold_up_the_others() {
     assert_eq!((report.durable.records, report.records_too_long), (2, 1));
     let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
     assert_eq!(stored, expected_bodies(2));
+}
+
+#[allow(dead_code, reason = "its `main` is for the command line")]
+#[path = "../examples/spooled.rs"]
+mod spooled;
+
+/// Runs `examples/spooled.rs` to its end: its exit code and what it said.
+fn run_example(folder: &std::path::Path, targets: &[SocketAddr], input: &str) -> (u8, String) {
+    let options = Options {
+        give_up_after: Duration::from_millis(300),
+        ..options()
+    };
+    let mut output = Vec::new();
+    let targets = targets.iter().map(SocketAddr::to_string).collect();
+    let folder = folder.to_str().unwrap();
+    let code = spooled::run(folder, targets, options, input.as_bytes(), &mut output).unwrap();
+    (code, String::from_utf8(output).unwrap())
+}
+
+#[test]
+fn the_example_keeps_what_nobody_took_and_a_later_life_delivers_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = nobody_there();
+    let (code, text) = run_example(folder.path(), &[nobody], "line 0\nline 1\n");
+    assert_eq!(code, 69, "{text}");
+    assert!(text.contains("0 records are on an agent's disk"), "{text}");
+
+    let (address, agent) = agent(vec![Behaviour::Serve]);
+    let (code, text) = run_example(folder.path(), &[nobody, address], "line 2\n");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("2 records were left by an earlier life"),
+        "{text}"
+    );
+    assert!(text.contains("3 records are on an agent's disk"), "{text}");
+    let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
+    assert_eq!(stored, expected_bodies(3));
+}
+
+#[test]
+fn another_target_stands_in_for_one_that_is_not_there() {
+    let nobody = nobody_there();
+    let (address, agent) = agent(vec![Behaviour::Serve]);
+    let targets = vec![nobody.to_string(), address.to_string()];
+    let mut sender = Sender::with_targets(targets, options());
+    for number in 0..100 {
+        sender.send(&record(number)).unwrap();
+    }
+    let report = sender.finish().unwrap();
+    assert_eq!((report.durable.records, report.failovers), (100, 1));
+    let stored: Vec<String> = agent.join().unwrap().into_values().flatten().collect();
+    assert_eq!(stored, expected_bodies(100));
 }

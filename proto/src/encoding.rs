@@ -7,17 +7,20 @@
 pub enum Encoding {
     /// Protobuf `penstock.v1.LogBatch`.
     Protobuf = 1,
+    /// Avro, its writer's schema named by a fingerprint or a registry's id.
+    Avro = 2,
     /// Newline-delimited JSON, one record a line.
     Json = 3,
 }
 
 impl Encoding {
-    pub const ALL: [Self; 2] = [Self::Protobuf, Self::Json];
+    pub const ALL: [Self; 3] = [Self::Protobuf, Self::Avro, Self::Json];
     pub const COUNT: usize = Self::ALL.len();
 
     pub const fn from_wire(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Protobuf),
+            2 => Some(Self::Avro),
             3 => Some(Self::Json),
             _ => None,
         }
@@ -27,7 +30,8 @@ impl Encoding {
     pub const fn index(self) -> usize {
         match self {
             Self::Protobuf => 0,
-            Self::Json => 1,
+            Self::Avro => 1,
+            Self::Json => 2,
         }
     }
 
@@ -35,6 +39,7 @@ impl Encoding {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Protobuf => "protobuf",
+            Self::Avro => "avro",
             Self::Json => "json",
         }
     }

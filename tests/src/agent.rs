@@ -153,6 +153,16 @@ impl Home {
         self.data().join("records")
     }
 
+    /// What each life wrote to standard error, in order.
+    pub fn logs(&self) -> impl Iterator<Item = String> {
+        let paths = (1..=self.lives.get()).map(|life| self.log_path(life));
+        paths.map(|path| fs::read_to_string(path).expect("read the log"))
+    }
+
+    fn log_path(&self, life: u32) -> PathBuf {
+        self.path().join(format!("log-{life}"))
+    }
+
     /// Starts the agent and waits until it is ready.
     pub fn start(&self, config: &Config) -> Agent {
         let agent = self.begin(config, None);
@@ -173,6 +183,11 @@ impl Home {
             admin_address(&agent.log())
         });
         agent
+    }
+
+    /// Starts an agent and waits for nothing: it may be killed before it is ready.
+    pub fn launch(&self, config: &Config) -> Agent {
+        self.spawn(config, None)
     }
 
     /// Runs an agent that is expected to end by itself.
@@ -197,7 +212,7 @@ impl Home {
 
     fn spawn_with(&self, file: &Path, user: Option<u32>) -> Agent {
         self.lives.set(self.lives.get() + 1);
-        let log_path = self.path().join(format!("log-{}", self.lives.get()));
+        let log_path = self.log_path(self.lives.get());
         let log = File::create(&log_path).expect("create the log");
         let mut program = binary();
         if user.is_some() {
@@ -276,6 +291,11 @@ impl Ended {
 impl Agent {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, if it did without being asked to.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("wait")
     }
 
     /// What it wrote to standard error until now.

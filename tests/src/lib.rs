@@ -2,6 +2,9 @@
 //! order of events that its seed can think of. `netns` is a network of its own in a real one.
 
 pub mod agent;
+pub mod allocation;
+pub mod crash;
+pub mod interop;
 pub mod mount;
 pub mod netns;
 pub mod sim;

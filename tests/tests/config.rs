@@ -33,6 +33,7 @@ fn builtin() -> Settings {
         data_dir: PathBuf::from("./penstock-data"),
         shards: Shards::Auto,
         memory_max: 256 * MIB,
+        stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
         },
@@ -56,6 +57,7 @@ fn builtin() -> Settings {
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
             kind: SinkKind::File,
+            to: Vec::new(),
             format: FileFormat::Avro,
             compression: Compression::Zstd,
             rotate_size: 256 * MIB,
@@ -64,6 +66,8 @@ fn builtin() -> Settings {
             keep_age: Duration::from_secs(7 * 86_400),
             enabled: true,
         }],
+        schemas_dir: None,
+        schemas: Vec::new(),
     }
 }
 
@@ -86,6 +90,41 @@ fn builtin_settings_are_the_design_s() {
 }
 
 #[test]
+fn a_forwarding_sink_has_targets_and_no_key_of_a_file_sink() {
+    let text =
+        "[sinks.up]\ntype = \"penstock\"\nto = [\"tcp://a.example:4600\", \"tcp://[::1]:1\"]\n";
+    let read = settings(text);
+    assert_eq!(read.sinks[0].kind, SinkKind::Penstock);
+    assert_eq!(read.sinks[0].to, ["a.example:4600", "[::1]:1"]);
+    // What `config show` prints reads back to the same.
+    assert_eq!(settings(&config::show(&read)), read);
+    for (wrong, words) in [
+        ("to = [\"udp://a:1\"]", "does not begin with tcp://"),
+        ("to = [\"tcp://a\"]", "is no host and port"),
+        ("to = []", "0 targets"),
+        ("to = [1]", "a list, where text is wanted"),
+        ("", "sinks.up has no to"),
+        (
+            "to = \"tcp://a:1\"\nformat = \"avro\"",
+            "sinks.up.format is no key of a sink of type \"penstock\"",
+        ),
+        (
+            "to = \"tcp://a:1\"\nkeep = { size = \"1GiB\" }",
+            "sinks.up.keep.size is no key of a sink of type \"penstock\"",
+        ),
+    ] {
+        let text = format!("[sinks.up]\ntype = \"penstock\"\n{wrong}\n");
+        let mistakes = mistakes(&text);
+        assert!(mistakes.contains(words), "{wrong}: {mistakes}");
+    }
+    let file = mistakes("[sinks.files]\ntype = \"file\"\nto = \"tcp://a:1\"\n");
+    assert!(
+        file.contains("sinks.files.to is no key of a sink of type \"file\""),
+        "{file}"
+    );
+}
+
+#[test]
 fn the_example_holds_every_key_at_its_built_in_value() {
     let example = settings(config::EXAMPLE);
     let expected = Settings {
@@ -94,7 +133,24 @@ fn the_example_holds_every_key_at_its_built_in_value() {
     };
     assert_eq!(example, expected);
     // Commented-out keys are right too: what is shown can be used.
-    let uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    let mut uncommented = config::EXAMPLE.replace("# receive_buffer", "receive_buffer");
+    uncommented = uncommented
+        .replace("\nsync = \"always\"", "\nsync = \"interval\"")
+        .replace("# sync_interval", "sync_interval");
+    for key in [
+        "[sinks.upstream]",
+        "type = \"penstock\"",
+        "to =",
+        "schemas_dir =",
+        "[schemas.",
+        "fields =",
+        "unmapped =",
+        "registry_id =",
+    ] {
+        uncommented = uncommented.replace(&format!("# {key}"), key);
+    }
+    assert_eq!(settings(&uncommented).schemas[0].registry_id, Some(17));
+    assert_eq!(settings(&uncommented).sinks[1].to.len(), 2);
     assert_eq!(
         settings(&uncommented).listeners[1].receive_buffer,
         Some(4 * MIB)
@@ -106,7 +162,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            20,
+            29,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -282,7 +338,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
         ),
         (
             "[journal]\nsync = \"always\"\nsync_interval = \"2s\"",
-            "3:1",
+            "3:17",
             "journal.sync_interval has no meaning",
             "sync = \"interval\"",
         ),
@@ -389,10 +445,16 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"file\"",
         ),
         (
-            "[sinks.f]\ntype = \"file\"\nformat = \"jsonl\"",
+            "[sinks.f]\ntype = \"file\"\nformat = \"json\"",
             "3:10",
-            "not in this version",
-            "\"avro\"",
+            "format",
+            "\"jsonl\"",
+        ),
+        (
+            "[sinks.f]\ntype = \"file\"\ncompression = \"snappy\"\nformat = \"jsonl\"",
+            "3:15",
+            "snappy",
+            "\"zstd\" or \"none\"",
         ),
         (
             "[sinks.f]\ntype = \"file\"\nkeep.size = \"1MiB\"",
@@ -429,6 +491,100 @@ fn every_kind_of_mistake_is_named_at_its_place() {
         assert!(printed.ends_with("\n1 mistake"), "{text:?}: {printed}");
         assert!(!printed.contains('\u{1b}'), "{printed:?}");
     }
+}
+
+#[test]
+fn what_is_said_of_schemas() {
+    use penstock::decode::avro::plan::Target;
+    let read = settings(
+        "schemas_dir = \"s\"\n[schemas.\"com.acme.Order-v2\"]\nunmapped = \"count\"\nregistry_id = 17\n\
+         fields = { ts = \"time_unix_nano\", ctx.request = \"attribute\", \"ctx.debug\" = \"count\" }\n",
+    );
+    assert_eq!(read.schemas_dir, Some(PathBuf::from("s")));
+    let schema = &read.schemas[0];
+    assert_eq!(schema.name, "com.acme.Order-v2");
+    assert_eq!(schema.registry_id, Some(17));
+    assert!(schema.mapping.count_unmapped);
+    let fields: Vec<(&str, Target)> = schema
+        .mapping
+        .fields
+        .iter()
+        .map(|(path, target)| (path.as_str(), *target))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("ts", Target::TimeUnixNano),
+            ("ctx.request", Target::Attribute),
+            ("ctx.debug", Target::Count)
+        ]
+    );
+    assert_eq!(settings(&config::show(&read)), read);
+    let dir = "schemas_dir = \"s\"\n";
+    for (text, place, message, help) in [
+        (
+            "[schemas.a]\nfields.x = \"bodi\"",
+            "3:12",
+            "schemas.a.fields.x: \"bodi\" is not known",
+            "did you mean \"body\"?",
+        ),
+        (
+            "[schemas.a]\nunmaped = \"count\"",
+            "3:1",
+            "unmaped is no key here",
+            "did you mean unmapped?",
+        ),
+        (
+            "[schemas.a]\nregistry_id = \"17\"",
+            "3:15",
+            "\"17\" is no id of a registry",
+            "without quotes",
+        ),
+        (
+            "[schemas.a]\nregistry_id = -1",
+            "3:15",
+            "-1 is no id of a registry",
+            "as in 17",
+        ),
+        (
+            "[schemas.a]\nregistry_id = 5\n[schemas.b]\nregistry_id = 5",
+            "5:1",
+            "schemas.b.registry_id is 5, which schemas.a already has",
+            "penstock.toml:3:1",
+        ),
+        (
+            "[schemas.\"../a\"]\nunmapped = \"count\"",
+            "2:10",
+            "\"../a\" is no schema file's name",
+            "without .avsc",
+        ),
+        (
+            "[schemas.a]\nfields = \"ts\"",
+            "3:1",
+            "schemas.a.fields is a value",
+            "[schemas.a.fields]",
+        ),
+        (
+            "[schemas.a]\nfields = { c.d = \"body\", \"c.d\" = \"count\" }",
+            "3:",
+            "schemas.a.fields.c.d is given twice",
+            "keep one",
+        ),
+    ] {
+        let printed = mistakes(&format!("{dir}{text}"));
+        assert!(
+            printed.contains(&format!("penstock.toml:{place}")),
+            "{text}: {printed}"
+        );
+        assert!(printed.contains(message), "{text}: {printed}");
+        assert!(printed.contains(help), "{text}: {printed}");
+        assert!(printed.ends_with("1 mistake"), "{text}: {printed}");
+    }
+    let printed = mistakes("[schemas.a]\nregistry_id = 5");
+    assert!(
+        printed.contains("schemas.a has no file: schemas_dir is not given"),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -537,12 +693,15 @@ fn listeners_and_names_have_their_bounds() {
 #[test]
 fn memory_is_what_the_pools_add_up_to() {
     // One shard, by hand: 17 journal blocks of 1 MiB + 4 KiB, 8 MiB and 128 × 68 KiB of receive
-    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables and 4,096 producers
-    // of 4,352 bytes; a sink 2 blocks and 4 MiB; the process 16 MiB.
+    // buffers, 256 × 4 KiB to send, 32 MiB of cut frames, 8 MiB of tables, 4,096 producers of 4,352
+    // bytes and a decoder: 1 MiB of text and 64 KiB of names, 209,715 attributes of 16 bytes, 1 MiB
+    // decompressed and 192 KiB for that; a sink a block, a decoder and 8 MiB; the process 16 MiB.
     let block = 1024 * 1024 + 4096;
+    let decoder = MIB + 64 * 1024 + 209_715 * 16 + MIB + 192 * 1024;
     let windows = 4096 * 4352;
-    let shard = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB + 8 * MIB + windows;
-    let sink = 2 * block + 4 * MIB;
+    let pools = 17 * block + 8 * MIB + 128 * 68 * 1024 + MIB + 32 * MIB;
+    let shard = pools + 8 * MIB + windows + decoder;
+    let sink = block + decoder + 8 * MIB;
     assert_eq!(limits::memory_needed(1, 1), 16 * MIB + shard + sink);
     assert_eq!(
         limits::memory_needed(3, 2),

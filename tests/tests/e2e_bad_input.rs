@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
 use penstock::limits;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::{Ack, AckStatus, seal, write_frame};
@@ -95,20 +96,13 @@ fn bad_headers(sequence: u64) -> Vec<Bad> {
             },
         ),
         with(
-            Reason::UnsupportedCompression,
+            Reason::MalformedCompression,
             FrameHeader {
                 flags: good.flags | FLAG_ZSTD,
                 ..good
             },
         ),
-        // Avro, OTLP and raw messages stand in the protocol, and have no decoder yet.
-        with(
-            Reason::UnsupportedEncoding,
-            FrameHeader {
-                encoding: 2,
-                ..good
-            },
-        ),
+        // OTLP and raw messages stand in the protocol, and have no decoder yet.
         with(
             Reason::UnsupportedEncoding,
             FrameHeader {
@@ -139,7 +133,27 @@ fn bad_payloads(sequence: u64) -> Vec<Bad> {
     // Groups of field 15 (keys 0x7b and 0x7c) may nest to 32.
     let groups = [vec![0x7b; 40], vec![0x7c; 40]].concat();
     let brackets = format!("{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40));
-    let cases: [(Reason, Encoding, &[u8]); 10] = [
+    // An array of v3 records: its head, and what follows it.
+    let v3 = SchemaVersion::V3.array_fingerprint().to_le_bytes();
+    let avro = |datum: &[u8]| [&[0xc3, 1], &v3[..], datum].concat();
+    let unknown = [&[0xc3, 1], &[0xee; 8][..], &[0]].concat();
+    let unknown_id = [0, 0, 0, 0, 77, 2, 0, 0, 0, 0];
+    let huge_count = avro(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01");
+    let cut = avro(&[2, 0, 0, 6, b'x']);
+    // One record in -1 bytes; a service of -1 bytes; a body that is no text; no record.
+    let negative_size = avro(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let negative_len = avro(&[2, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let no_text = avro(&[2, 0, 0, 0, 2, 0xff, 0, 0, 0, 0, 0]);
+    let no_record = avro(&[0]);
+    let cases: [(Reason, Encoding, &[u8]); 18] = [
+        (Reason::UnknownSchema, Encoding::Avro, &unknown),
+        (Reason::UnknownSchema, Encoding::Avro, &unknown_id),
+        (Reason::TruncatedPayload, Encoding::Avro, &huge_count),
+        (Reason::TruncatedPayload, Encoding::Avro, &cut),
+        (Reason::MalformedPayload, Encoding::Avro, &negative_size),
+        (Reason::MalformedPayload, Encoding::Avro, &negative_len),
+        (Reason::InvalidUtf8, Encoding::Avro, &no_text),
+        (Reason::RecordCount, Encoding::Avro, &no_record),
         (
             Reason::TruncatedPayload,
             Encoding::Protobuf,
@@ -174,9 +188,53 @@ fn bad_payloads(sequence: u64) -> Vec<Bad> {
         let passed_over: &[u8] = match encoding {
             Encoding::Protobuf => &[0x7a, 6, 0, 0, 0, 0, 0, 0],
             Encoding::Json => b"       \n",
+            // A datum has no place for it, and is long enough with its schema's name.
+            Encoding::Avro => b"",
         };
         let payload = [passed_over, payload].concat();
         let bytes = whole(header(encoding, PRODUCER, sequence, 1), &payload);
+        Bad { reason, bytes }
+    });
+    frames.collect()
+}
+
+/// Payloads that no decompressor takes. In front stands a skippable frame, so that a good frame can be
+/// as long.
+fn bad_compression(sequence: u64) -> Vec<Bad> {
+    // By hand, from RFC 8878: magic, a descriptor, what it announces, and a last block of 4 raw bytes.
+    let zstd = |descriptor: u8, fields: &[u8]| {
+        let magic = [0x28, 0xb5, 0x2f, 0xfd];
+        [&magic[..], &[descriptor], fields, &[0x21, 0, 0], b"four"].concat()
+    };
+    let right = zstd(0x20, &[4]);
+    let cases = [
+        (
+            Reason::MalformedCompression,
+            right[..right.len() - 1].to_vec(),
+        ),
+        (
+            Reason::MalformedCompression,
+            [&right[..], b"behind"].concat(),
+        ),
+        (Reason::MalformedCompression, zstd(0x20, &[5])),
+        // Decompressed 2 MiB; 4 GiB.
+        (
+            Reason::DecompressedTooLong,
+            zstd(0xa0, &(2_u32 << 20).to_le_bytes()),
+        ),
+        (Reason::DecompressedTooLong, zstd(0xa0, &[0xff; 4])),
+        // A dictionary's id of one byte.
+        (Reason::UnknownDictionary, zstd(0x21, &[7, 4])),
+        // In order, and no record.
+        (Reason::MalformedPayload, right),
+    ];
+    let frames = cases.into_iter().map(|(reason, payload)| {
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 8, 0, 0, 0][..], &[0; 8]].concat();
+        let header = FrameHeader {
+            flags: FLAG_ZSTD | header(Encoding::Json, PRODUCER, sequence, 1).flags,
+            ..header(Encoding::Json, PRODUCER, sequence, 1)
+        };
+        let bytes = whole(header, &[skippable, payload].concat());
         Bad { reason, bytes }
     });
     frames.collect()
@@ -225,13 +283,14 @@ fn tcp_refusals_are_named_and_their_neighbours_stored() {
         bodies.push(body);
     };
     good(&mut connection, &mut expected, sequence);
-    let count = bad_headers(0).len() + bad_payloads(0).len();
+    let count = bad_headers(0).len() + bad_payloads(0).len() + bad_compression(0).len();
     let mut reasons = Vec::new();
     for case in 0..count {
         sequence += 1;
         let mut all = bad_headers(sequence)
             .into_iter()
-            .chain(bad_payloads(sequence));
+            .chain(bad_payloads(sequence))
+            .chain(bad_compression(sequence));
         let Bad { reason, bytes } = all.nth(case).expect("one of the count");
         connection.send(&bytes);
         expected.push(refused(sequence, reason));
@@ -294,9 +353,11 @@ fn lost_framing_ends_one_connection_only() {
     for (at, Bad { reason, bytes }) in cases.iter().enumerate() {
         let sequence = at as u64 + 1;
         let mut connection = Connection::open(agent.tcp());
-        connection.send(&line_frame(PRODUCER, 1, &format!("before {at}")));
+        // One of its own: another connection's frame 1 would be a conflict.
+        let producer = PRODUCER + sequence;
+        connection.send(&line_frame(producer, 1, &format!("before {at}")));
         connection.send(bytes);
-        connection.send(&line_frame(PRODUCER, 3, "behind"));
+        connection.send(&line_frame(producer, 3, "behind"));
         let mut acks: Vec<Ack> = Vec::new();
         // The end, or a reset: what stood behind the fault was not read.
         while let Ok(Some(ack)) = connection.next_ack() {
@@ -314,7 +375,7 @@ fn lost_framing_ends_one_connection_only() {
         let durable = Ack {
             status: AckStatus::Durable,
             reason: 0,
-            producer: PRODUCER,
+            producer,
             sequence: 1,
             count: 1,
             ..lost
@@ -466,6 +527,7 @@ fn datagram_cases() -> Vec<Bad> {
     let read = FrameHeader::read(good[..FRAME_HEADER_LEN].try_into().expect("40 bytes"));
     let mut cases = bad_headers(1);
     cases.extend(bad_payloads(1));
+    cases.extend(bad_compression(1));
     cases.extend(lost_framing());
     // 0xff in the length's low byte makes it another length first.
     cases.retain(|case| case.bytes.get(8) != Some(&0xff));

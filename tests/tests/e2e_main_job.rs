@@ -6,9 +6,14 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use agent_common::frame::FrameHeader;
+use penstock_client::{Options, SchemaVersion, Sender};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::LogRecord;
-use penstock_tests::agent::client::{Answer, Connection, Datagrams, frame, line_frame, record};
+use penstock_proto::wire::write_frame;
+use penstock_tests::agent::client::{
+    Answer, Connection, Datagrams, as_of, avro, frame, header, line_frame, record,
+};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, drained};
 use penstock_tests::agent::stored::{self, StoredRecord};
@@ -18,7 +23,11 @@ use penstock_tests::in_both_gates;
 const FRAMES: u64 = 20;
 const RECORDS_PER_FRAME: u64 = 3;
 
-in_both_gates!(tcp_frames_are_stored, udp_frames_are_stored);
+in_both_gates!(
+    tcp_frames_are_stored,
+    udp_frames_are_stored,
+    avro_frames_of_each_version_are_stored
+);
 
 fn now_ns() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -90,7 +99,7 @@ fn tcp_frames_are_stored(gate: Gate) {
         assert_eq!((frames, records), (FRAMES, FRAMES * RECORDS_PER_FRAME));
     }
     let acks = metrics.one("penstock_acks_total", &[("status", "durable")]);
-    assert_eq!(acks, 2 * FRAMES);
+    assert_eq!(acks, Encoding::COUNT as u64 * FRAMES);
     agent.stop();
     let stored = stored::read(&home.records());
     check(&stored, "tcp", &senders, from_ns);
@@ -117,7 +126,7 @@ fn udp_frames_are_stored(gate: Gate) {
         senders.push((name, socket.local().to_string()));
     }
     let offered = Offered {
-        datagrams: 2 * FRAMES,
+        datagrams: Encoding::COUNT as u64 * FRAMES,
         ..Offered::default()
     };
     let metrics = drained(&agent, gate, offered);
@@ -126,6 +135,59 @@ fn udp_frames_are_stored(gate: Gate) {
     agent.stop();
     let stored = stored::read(&home.records());
     check(&stored, "udp", &senders, from_ns);
+    assert_eq!(stored::cat(&home.records()), stored);
+}
+
+/// Old producers and new ones side by side, over both protocols: by the client's encoder, and by
+/// the tests' own, whose blocks are others.
+fn avro_frames_of_each_version_are_stored(gate: Gate) {
+    let home = Home::new();
+    let agent = home.start(&Config::new(gate));
+    let mut expected = Vec::new();
+    for (producer, schema) in (1..).zip(SchemaVersion::ALL) {
+        let name = format!("avro-{}", schema.label());
+        let records = batch(&name, producer);
+        let header = FrameHeader {
+            flags: 0,
+            ..header(Encoding::Avro, producer, 1, records.len() as u32)
+        };
+        let mut datagram = Vec::new();
+        write_frame(&mut datagram, header, &avro(schema, &records));
+        Datagrams::open(agent.udp()).send(&datagram);
+
+        let options = Options {
+            encoding: Encoding::Avro,
+            schema,
+            ..Options::default()
+        };
+        let mut sender = Sender::new(&*agent.tcp().to_string(), options);
+        for record in &records {
+            sender.send(record).expect("the agent takes it");
+        }
+        let report = sender.finish().expect("all are settled");
+        assert_eq!(report.acknowledged().records, RECORDS_PER_FRAME);
+        expected.extend(records.into_iter().map(|record| as_of(schema, record)));
+    }
+    let offered = Offered {
+        datagrams: SchemaVersion::ALL.len() as u64,
+        ..Offered::default()
+    };
+    let metrics = drained(&agent, gate, offered);
+    for listener in ["tcp", "udp"] {
+        let labels = [("listener", listener), ("encoding", "avro")];
+        let records = metrics.one("penstock_accepted_records_total", &labels);
+        assert_eq!(records, expected.len() as u64);
+    }
+    agent.stop();
+    let stored = stored::read(&home.records());
+    for listener in ["tcp", "udp"] {
+        let of_listener = stored.iter().filter(|each| each.listener == listener);
+        let mut seen: Vec<LogRecord> = of_listener.map(|each| each.record.clone()).collect();
+        seen.sort_by(|a, b| {
+            (&a.service_name, a.time_unix_nano).cmp(&(&b.service_name, b.time_unix_nano))
+        });
+        assert_eq!(seen, expected);
+    }
     assert_eq!(stored::cat(&home.records()), stored);
 }
 

@@ -1,39 +1,31 @@
-//! Files that the sink wrote, read by fastavro: somebody else's reader must see what was sent.
+//! Avro files that the sink wrote, read by fastavro: somebody else's reader must see what was sent.
 //!
 //! Python is `PENSTOCK_PYTHON`, else `python3`. Where it has no fastavro the test says so and skips;
 //! with `CI=true` that is a failure. DuckDB reads Avro with an extension that it fetches from its
 //! own server, not from a package registry: it is not tested here.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
-use agent_common::frame::FrameHeader;
-use penstock::config::settings::{Compression, SinkSettings};
-use penstock::journal::feed::{JournalMarks, feed};
-use penstock::journal::format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, ENTRY_ALIGN, ENTRY_HEADER_LEN, Envelope,
-    SEGMENT_HEADER_LEN, SegmentHeader, segment_file_name, shard_folder_name,
-};
+use penstock::config::settings::{Compression, FileFormat};
+use penstock::decode::{Checked, Decoder, Payload};
+use penstock::record::RecordView;
 use penstock::schema::table::Schemas;
-use penstock::sink::SinkStats;
-use penstock::sink::run::{SinkPlan, spawn};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
-use penstock_proto::v1::{LogBatch, LogRecord};
-use penstock_proto::wire::write_frame;
-use prost::Message;
+use penstock_proto::v1::LogRecord;
+use penstock_tests::agent::client::{as_of, hex, record};
+use penstock_tests::interop::{assert_read, expected, lines, python, run_sink, samples};
 use serde_json::{Value, json};
 
-/// Whether this Python can read the files at all: it writes and reads one in memory.
+/// Whether this Python can read the files at all: it writes and reads some in memory.
 const PROBE: &str = r#"
 import io, fastavro
-file = io.BytesIO()
-fastavro.writer(file, "long", [1], codec="zstandard")
-file.seek(0)
-assert list(fastavro.reader(file)) == [1]
+for codec in ["zstandard", "snappy"]:
+    file = io.BytesIO()
+    fastavro.writer(file, "long", [1], codec=codec)
+    file.seek(0)
+    assert list(fastavro.reader(file)) == [1]
 "#;
 
 /// Prints one JSON object a record: numbers as decimal text, bytes as hexadecimal, texts as they are.
@@ -52,289 +44,134 @@ with open(sys.argv[1], "rb") as file:
         print(json.dumps(record))
 "#;
 
-struct Sent {
-    envelope: Envelope,
-    encoding: Encoding,
-    payload: Vec<u8>,
-    records: Vec<LogRecord>,
-}
-
-fn protobuf(observed: u64, listener: u16, peer: Option<&str>, records: Vec<LogRecord>) -> Sent {
-    let batch = LogBatch { records };
-    Sent {
-        envelope: Envelope {
-            observed_time_unix_nano: observed,
-            listener,
-            keep_sixteenths: 16,
-            peer: peer.map(|peer| peer.parse::<SocketAddr>().expect("an address")),
-            deduplicated: false,
-        },
-        encoding: Encoding::Protobuf,
-        payload: batch.encode_to_vec(),
-        records: batch.records,
-    }
-}
-
-fn attributes(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-    let owned = pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    owned.collect()
-}
-
-fn samples() -> Vec<Sent> {
-    let full = LogRecord {
-        time_unix_nano: 1_795_178_701_123_456_789,
-        severity_number: 17,
-        service_name: "checkout".to_owned(),
-        body: "naïve café ☃ 🪵\tdone\nsecond line\u{0}\u{1b}[0m".to_owned(),
-        host_name: "höst-1".to_owned(),
-        attributes: attributes(&[
-            ("", ""),
-            ("k", "v"),
-            ("größe", "10 µm"),
-            ("json", "{\"a\":[1]}"),
-        ]),
-        trace_id: (0..16).collect(),
-        span_id: vec![0xff; 8],
-    };
-    // Beyond a signed long or int: the same bits (schemas/README.md).
-    let biggest = LogRecord {
-        time_unix_nano: u64::MAX,
-        severity_number: u32::MAX,
-        ..LogRecord::default()
-    };
-    let big = LogRecord {
-        time_unix_nano: i64::MAX as u64,
-        severity_number: i32::MAX as u32,
-        body: "x".repeat(300_000),
-        ..LogRecord::default()
-    };
-    let many = |from: u64| {
-        let numbered = (from..from + 400).map(|at| LogRecord {
-            time_unix_nano: at,
-            severity_number: (at % 24) as u32 + 1,
-            body: format!("line {at} of many, long enough to fill more than one block"),
-            attributes: (0..at % 12)
-                .map(|n| (format!("key{n}"), format!("{at}")))
-                .collect(),
-            ..LogRecord::default()
-        });
-        numbered.collect::<Vec<_>>()
-    };
-    let json = Sent {
-        encoding: Encoding::Json,
-        payload: concat!(
-            r#"{"time_unix_nano":"9007199254740993","severity_number":9,"body":"from \u004aSON \ud83e\udeb5","#,
-            r#""service_name":"s","host_name":"h","attributes":{"a":"\u00e4"},"#,
-            r#""trace_id":"000102030405060708090a0b0c0d0e0f","span_id":"ffffffffffffffff"}"#,
-            "\n"
-        )
-        .as_bytes()
-        .to_vec(),
-        records: vec![LogRecord {
-            // One more than doubles can tell from its neighbour.
-            time_unix_nano: 9_007_199_254_740_993,
-            severity_number: 9,
-            service_name: "s".to_owned(),
-            body: "from JSON 🪵".to_owned(),
-            host_name: "h".to_owned(),
-            attributes: attributes(&[("a", "ä")]),
-            trace_id: (0..16).collect(),
-            span_id: vec![0xff; 8],
-        }],
-        ..protobuf(3, 1, Some("[2001:db8::1]:514"), Vec::new())
-    };
-    vec![
-        protobuf(
-            1_795_178_702_000_000_001,
-            0,
-            Some("192.0.2.7:5140"),
-            vec![full, LogRecord::default(), biggest],
-        ),
-        protobuf(2, 1, None, vec![big]),
-        json,
-        protobuf(4, 0, Some("192.0.2.8:1"), many(0)),
-        protobuf(5, 0, Some("192.0.2.8:2"), many(400)),
-    ]
-}
-
-const LISTENERS: [&str; 2] = ["apps", "edge"];
-
-/// One segment, one block an entry; returns the durable position and the records before it.
-fn write_journal(data_dir: &Path, sent: &[Sent]) -> (u64, u64) {
-    let folder = data_dir.join("journal").join(shard_folder_name(0));
-    std::fs::create_dir_all(&folder).expect("create the journal's folder");
-    let header = SegmentHeader {
-        shard: 0,
-        number: 1,
-        base: 0,
-        records_before: 0,
-        created_unix_nano: 0,
-        predecessor: 0,
-        salt: 7,
-        listeners: LISTENERS.map(str::to_owned).to_vec(),
-    };
-    let mut page = [0; SEGMENT_HEADER_LEN];
-    header.write(&mut page);
-    let mut segment = page.to_vec();
-    let (mut position, mut records_before) = (0, 0);
-    for entry in sent {
-        let records = entry.records.len() as u32;
-        let mut frame = Vec::new();
-        let frame_header = FrameHeader {
-            encoding: entry.encoding as u8,
-            flags: 0,
-            priority: 2,
-            payload_len: 0,
-            records,
-            producer: 0,
-            sequence: 0,
-            payload_crc: 0,
-        };
-        write_frame(&mut frame, frame_header, &entry.payload);
-        let mut envelope = [0; ENTRY_HEADER_LEN];
-        entry.envelope.write(frame.len(), &mut envelope);
-        let mut block = vec![0; BLOCK_HEADER_LEN];
-        block.extend_from_slice(&envelope);
-        block.extend_from_slice(&frame);
-        block.resize(block.len().next_multiple_of(ENTRY_ALIGN), 0);
-        let header = BlockHeader {
-            len: block.len() as u32,
-            position,
-            durable: position,
-            segment: 1,
-            records_before,
-            entries: 1,
-            records,
-            salt: 7,
-        };
-        header.write(block.first_chunk_mut().expect("the header's room"));
-        block.resize(block.len().next_multiple_of(BLOCK_ALIGN), 0);
-        segment.extend_from_slice(&block);
-        position = header.end_position();
-        records_before += u64::from(records);
-    }
-    std::fs::write(folder.join(segment_file_name(1)), segment).expect("write the segment");
-    (position, records_before)
-}
-
-/// What fastavro must show, from what was sent.
-fn expected(sent: &[Sent]) -> Vec<Value> {
-    let mut expected = Vec::new();
-    for entry in sent {
-        let peer = entry.envelope.peer;
-        for record in &entry.records {
-            let attributes: BTreeMap<_, _> = record.attributes.iter().collect();
-            expected.push(json!({
-                "time_unix_nano": (record.time_unix_nano as i64).to_string(),
-                "severity_number": (record.severity_number as i32).to_string(),
-                "service_name": record.service_name,
-                "body": record.body,
-                "host_name": record.host_name,
-                "attributes": attributes,
-                "trace_id": hex(&record.trace_id),
-                "span_id": hex(&record.span_id),
-                "observed_time_unix_nano": entry.envelope.observed_time_unix_nano.to_string(),
-                "listener": LISTENERS[usize::from(entry.envelope.listener)],
-                "peer_address": peer.map(|peer| peer.to_string()).unwrap_or_default(),
-            }));
-        }
-    }
-    expected
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A Python with fastavro; `None` after saying that there is none.
-fn python() -> Option<String> {
-    let python = std::env::var("PENSTOCK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let why = match Command::new(&python).args(["-c", PROBE]).output() {
-        Ok(output) if output.status.success() => return Some(python),
-        Ok(output) => {
-            // A traceback's last line says what is missing.
-            let errors = String::from_utf8_lossy(&output.stderr);
-            errors.trim().lines().last().unwrap_or_default().to_owned()
-        }
-        Err(error) => error.to_string(),
-    };
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "{python} has no fastavro with zstandard, which CI must have: {why}"
-    );
-    eprintln!("SKIPPED: {python} has no fastavro (pip install 'fastavro[zstandard]'): {why}");
-    None
-}
-
-/// Runs the file sink over the journal until it has sealed everything; returns the one file.
-fn run_sink(data_dir: &Path, compression: Compression, sent: &[Sent]) -> std::path::PathBuf {
-    let (durable, records) = write_journal(data_dir, sent);
-    let marks = Arc::new(JournalMarks::new(durable, records));
-    let (sender, receiver) = feed(&marks, 1);
-    drop(sender);
-    let settings = SinkSettings {
-        name: "files".to_owned(),
-        kind: penstock::config::settings::SinkKind::File,
-        format: penstock::config::settings::FileFormat::Avro,
-        compression,
-        rotate_size: 1 << 30,
-        rotate_age: Duration::from_secs(3600),
-        keep_size: 1 << 30,
-        keep_age: Duration::from_secs(3600),
-        enabled: true,
-    };
-    let thread = spawn(SinkPlan {
-        settings,
-        shard: 0,
-        data_dir: data_dir.to_owned(),
-        feed: receiver,
-        schemas: Schemas::default(),
-        stats: Arc::new(SinkStats::default()),
-        lag: Arc::default(),
-        stop: Arc::default(),
-    });
-    let ended = thread.expect("start the sink").join().expect("no panic");
-    ended.expect("everything is delivered and sealed");
-    let mut files = std::fs::read_dir(data_dir.join("records")).expect("the output folder");
-    let path = files.next().expect("a file").expect("an entry").path();
-    assert!(files.next().is_none(), "one file");
-    path
-}
-
 #[test]
 fn fastavro_reads_what_the_sink_wrote() {
-    let Some(python) = python() else {
+    let Some(python) = python(PROBE, "pip install 'fastavro[snappy,zstandard]'") else {
         return;
     };
     for (compression, codec) in [
         (Compression::None, "null"),
         (Compression::Zstd, "zstandard"),
+        (Compression::Snappy, "snappy"),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let sent = samples();
-        let path = run_sink(folder.path(), compression, &sent);
-        let output = Command::new(&python)
-            .args(["-c", READER])
-            .arg(&path)
-            .output()
-            .expect("run Python");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        let mut lines = std::str::from_utf8(&output.stdout).expect("UTF-8").lines();
-        let first: Value = serde_json::from_str(lines.next().expect("a line")).expect("JSON");
+        let path = run_sink(folder.path(), (FileFormat::Avro, compression), &sent);
+        let mut lines = lines(Command::new(&python).args(["-c", READER]).arg(&path));
+        let first: Value = serde_json::from_str(&lines.remove(0)).expect("JSON");
         assert_eq!(
             first,
             json!({"codec": codec, "schema": "penstock.StoredRecord"})
         );
-        let read: Vec<Value> = lines
-            .map(|line| serde_json::from_str(line).expect("JSON"))
-            .collect();
-        let expected = expected(&sent);
-        assert_eq!(read.len(), expected.len());
-        for (at, (read, expected)) in read.iter().zip(&expected).enumerate() {
-            assert_eq!(read, expected, "record {at}, codec {codec}");
+        assert_read(&lines, &as_avro(expected(&sent)), codec);
+    }
+}
+
+/// Writes records as producers send them: for each version of our schema the payload of an array,
+/// in hexadecimal, on a line of its own. What a version does not have is left out.
+const WRITER: &str = r#"
+import io, json, sys
+import fastavro
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+records = json.load(sys.stdin)
+for record in records:
+    record["time_unix_nano"] = int(record["time_unix_nano"])
+    for name in ("trace_id", "span_id"):
+        record[name] = bytes.fromhex(record[name])
+for path in sys.argv[1:]:
+    with open(path) as file:
+        schema = {"type": "array", "items": json.load(file)}
+    name = fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO")
+    names = [field["name"] for field in schema["items"]["fields"]]
+    out = io.BytesIO()
+    written = [{name: record[name] for name in names} for record in records]
+    fastavro.schemaless_writer(out, parse_schema(schema), written)
+    print("c301" + name + out.getvalue().hex())
+"#;
+
+/// The other way round: what fastavro writes, by the schemas as they stand in `schemas/`, with the
+/// fingerprints that it gives them.
+#[test]
+fn the_agent_reads_what_fastavro_wrote() {
+    let Some(python) = python(PROBE, "pip install 'fastavro[snappy,zstandard]'") else {
+        return;
+    };
+    let records: Vec<LogRecord> = (0..50).map(|number| record("fastavro", number)).collect();
+    let lines: Vec<Value> = records
+        .iter()
+        .map(|record| {
+            json!({
+                "time_unix_nano": record.time_unix_nano.to_string(),
+                "severity_number": record.severity_number,
+                "service_name": record.service_name,
+                "body": record.body,
+                "host_name": record.host_name,
+                "attributes": record.attributes,
+                "trace_id": hex::write(&record.trace_id),
+                "span_id": hex::write(&record.span_id),
+            })
+        })
+        .collect();
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas");
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("records.json");
+    std::fs::write(&input, json!(lines).to_string()).expect("write the records");
+    let output = Command::new(&python)
+        .args(["-c", WRITER])
+        .args((1..=3).map(|version| schemas.join(format!("log_record_v{version}.avsc"))))
+        .stdin(std::fs::File::open(&input).expect("open the records"))
+        .output()
+        .expect("run Python");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let payloads = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(payloads.lines().count(), 3);
+
+    let mut decoder = Decoder::new(&Schemas::default());
+    for (payload, schema) in payloads.lines().zip(SchemaVersion::ALL) {
+        let payload = hex::read(payload);
+        let payload = Payload::plain(Encoding::Avro, &payload);
+        let checked = decoder.validate(&payload, records.len() as u32);
+        assert_eq!(checked, Ok(Checked::default()), "{schema:?}");
+        let mut read = Vec::new();
+        let count = decoder.for_each(&payload, |view| read.push(owned(view)));
+        assert_eq!(count, Ok(records.len() as u32));
+        let expected = records.iter().cloned().map(|record| as_of(schema, record));
+        assert_eq!(read, expected.collect::<Vec<_>>(), "{schema:?}");
+    }
+}
+
+fn owned(view: &RecordView<'_>) -> LogRecord {
+    LogRecord {
+        time_unix_nano: view.time_unix_nano,
+        severity_number: view.severity_number,
+        service_name: view.service_name.to_owned(),
+        body: view.body.to_owned(),
+        host_name: view.host_name.to_owned(),
+        attributes: view
+            .attributes
+            .iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+        trace_id: view.trace_id.to_owned(),
+        span_id: view.span_id.to_owned(),
+    }
+}
+
+/// Avro has no unsigned numbers: the same bits, signed (schemas/README.md); the script prints all
+/// numbers as text.
+fn as_avro(mut expected: Vec<Value>) -> Vec<Value> {
+    for record in &mut expected {
+        let severity = record["severity_number"].as_u64().expect("a number") as u32;
+        record["severity_number"] = json!((severity as i32).to_string());
+        for name in ["time_unix_nano", "observed_time_unix_nano"] {
+            let nanoseconds: u64 = record[name]
+                .as_str()
+                .expect("text")
+                .parse()
+                .expect("digits");
+            record[name] = json!((nanoseconds as i64).to_string());
         }
     }
+    expected
 }

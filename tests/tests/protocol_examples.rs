@@ -5,11 +5,13 @@ use agent_common::frame::{
     ENCODING_MAX, FLAG_ACKNOWLEDGE, FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader, PRIORITY_MAX,
     UDP_PAYLOAD_LEN_MAX, offset,
 };
+use penstock::decode::{Decoder, Payload};
+use penstock::schema::table::Schemas;
 use penstock_client::datagram::{PAYLOAD_LEN_IPV4, PAYLOAD_LEN_IPV6};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::v1::{LogBatch, LogRecord};
-use penstock_proto::wire::{ACK_LEN, Ack, AckStatus, write_frame};
+use penstock_proto::wire::{ACK_LEN, Ack, AckStatus, ZSTD_FRAMES_MAX, ZSTD_RATIO_MAX, write_frame};
 use prost::Message;
 
 const DOCUMENT: &str = include_str!("../../proto/PROTOCOL.md");
@@ -108,8 +110,25 @@ fn the_json_frame() {
 }
 
 #[test]
+fn the_zstd_frame() {
+    let bytes = example("zstd-frame");
+    let header = FrameHeader::read(bytes.first_chunk().expect("a header"));
+    assert_eq!(header.flags, FLAG_ACKNOWLEDGE | FLAG_ZSTD);
+    let payload = Payload::of(&header, &bytes[FRAME_HEADER_LEN..]).expect("JSON");
+    assert!(payload.zstd);
+    let mut decoder = Decoder::new(&Schemas::default());
+    assert!(decoder.validate(&payload, header.records).is_ok());
+    let mut bodies = Vec::new();
+    let shown = decoder.for_each(&payload, |record| bodies.push(record.body.to_owned()));
+    assert_eq!(
+        (shown, bodies),
+        (Ok(2), vec!["hello".to_owned(), "again".to_owned()])
+    );
+}
+
+#[test]
 fn the_frames_headers_are_right_in_themselves() {
-    for name in ["protobuf-frame", "json-frame"] {
+    for name in ["protobuf-frame", "json-frame", "zstd-frame"] {
         let bytes = example(name);
         let head = bytes.first_chunk::<FRAME_HEADER_LEN>().unwrap();
         assert_eq!(
@@ -139,6 +158,14 @@ fn the_answers() {
                 reason: Reason::Backpressure as u8,
                 retry_after_ms: 1000,
                 ..ack(AckStatus::TryLater, 6, 3)
+            },
+        ),
+        ("duplicate", ack(AckStatus::Duplicate, 1, 1)),
+        (
+            "conflict",
+            Ack {
+                reason: Reason::SequenceConflict as u8,
+                ..ack(AckStatus::Refused, 2, 1)
             },
         ),
         (
@@ -174,7 +201,7 @@ fn every_reason_stands_in_the_table_with_its_number() {
 #[test]
 fn every_reason_of_the_checks_exists() {
     let rows = table(&["step", "fault", "reason", "then"]);
-    assert_eq!(rows.len(), 16);
+    assert_eq!(rows.len(), 17);
     for label in rows.iter().flat_map(|row| row[2].split(", ")) {
         let known = Reason::ALL
             .iter()
@@ -270,6 +297,9 @@ fn the_limits_are_those_of_the_code() {
         FRAME_HEADER_LEN,
         penstock::limits::TCP_PAYLOAD_LEN_MAX,
         UDP_PAYLOAD_LEN_MAX as usize,
+        penstock::limits::PAYLOAD_LEN_MAX,
+        ZSTD_RATIO_MAX,
+        ZSTD_FRAMES_MAX,
         PAYLOAD_LEN_IPV4,
         PAYLOAD_LEN_IPV6,
         penstock::limits::OUTSTANDING_FRAMES_MAX,

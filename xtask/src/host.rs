@@ -53,6 +53,18 @@ const PYTHON_VENV: Need = Need {
     is_there: || succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])),
 };
 
+pub const ZSTD: Need = Need {
+    package: "zstd",
+    why: "zstdcat, which undoes our compressed JSON lines",
+    is_there: || which("zstdcat").is_some(),
+};
+
+pub const JQ: Need = Need {
+    package: "jq",
+    why: "reads our JSON lines without our code",
+    is_there: || which("jq").is_some(),
+};
+
 pub const IPROUTE: Need = Need {
     package: "iproute2",
     why: "makes the network namespaces of the kernel tests",
@@ -213,13 +225,15 @@ fn unpack(package: &str, folder: &std::path::Path) -> anyhow::Result<()> {
 }
 
 /// Python packages that read our files and our frames without our code.
-const PYTHON_PACKAGES: [&str; 3] = ["fastavro[zstandard]", "duckdb", "protobuf"];
+const PYTHON_PACKAGES: [&str; 3] = ["fastavro[snappy,zstandard]", "duckdb", "protobuf"];
 const PYTHON_PROOF: &str = "
 import fastavro, duckdb, google.protobuf
 try: import compression.zstd
 except ImportError:
     try: import backports.zstd
     except ImportError: import zstandard
+import io
+fastavro.writer(io.BytesIO(), 'long', [1], codec='snappy')
 ";
 
 /// A Python with fastavro, duckdb and protobuf, in `target/python`.
@@ -264,7 +278,7 @@ pub fn python(install: Install) -> anyhow::Result<PathBuf> {
     })?;
     if !proven() {
         return Err(Unavailable(format!(
-            "{shown} was made, but it cannot import fastavro, duckdb, protobuf and zstandard"
+            "{shown} was made, but it cannot import fastavro, duckdb, protobuf and zstandard, or has no snappy"
         ))
         .into());
     }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod build_ebpf;
 mod coverage;
+mod crash;
 mod demo;
 mod host;
 mod metrics_text;
@@ -34,6 +35,7 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     Run(run::Arguments),
     Sim(sim::Arguments),
+    Crash(crash::Arguments),
     Coverage(coverage::Arguments),
 }
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(arguments) => build_ebpf::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
+        Command::Crash(arguments) => crash::run(arguments),
         Command::Coverage(arguments) => coverage::run(arguments),
     };
     outcome::exit_code(outcome)

@@ -144,6 +144,9 @@ fn host_needs(environment: &mut Environment) -> anyhow::Result<Ending> {
     if let Err(error) = host::ensure(&[host::IPROUTE], install) {
         lacking.push(("iproute2", error));
     }
+    if let Err(error) = host::ensure(&[host::ZSTD, host::JQ], install) {
+        lacking.push(("zstd and jq", error));
+    }
     if lacking.is_empty() {
         return Ok(Ending::Passed);
     }

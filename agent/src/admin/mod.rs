@@ -167,6 +167,7 @@ mod tests {
                 listeners: Vec::new(),
                 journal: Vec::new(),
                 sinks: Vec::new(),
+                schemas: Vec::new(),
             }
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::metric::ListenerCounts;
+use crate::schema::registry::SchemaStatus;
 
 /// Who knows how the agent stands: the control side implements it over what it shares with the
 /// shards and the sinks.
@@ -33,6 +34,8 @@ pub struct Status {
     /// By shard.
     pub journal: Vec<JournalStatus>,
     pub sinks: Vec<SinkStatus>,
+    /// The files of `schemas_dir`, by name.
+    pub schemas: Vec<SchemaStatus>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use super::config::print_text;
 use super::journal;
 use crate::config::{self, LoadError};
+use crate::config::{Mistake, Mistakes};
 use crate::exit::{Exit, Failure};
+use crate::schema;
 
 /// Check a configuration file: every mistake with its line and what would be right.
 ///
-/// Reads the file and the conf.d beside it. Ends with 0 where all is right, 78 where something is
+/// Reads the file, the conf.d beside it and the schemas in schemas_dir. Ends with 0 where all is right, 78 where something is
 /// wrong, 66 where the file is missing. What this host will not give (a receive buffer beyond
 /// net.core.rmem_max, say) is a warning and no mistake.
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,10 @@ struct Report {
 fn check(file: Option<&Path>) -> Result<Report, Failure> {
     match config::load(file) {
         Ok(loaded) => {
+            let mistakes = schema::check::mistakes(&loaded.settings, &loaded.files);
+            if !mistakes.is_empty() {
+                return Ok(wrong(mistakes));
+            }
             let mut text: String = config::warnings(&loaded.settings)
                 .iter()
                 .map(|warning| format!("warning: {warning}\n"))
@@ -61,15 +67,20 @@ fn check(file: Option<&Path>) -> Result<Report, Failure> {
                 data_dir: Some(loaded.settings.data_dir),
             })
         }
-        Err(LoadError::Mistakes(mistakes)) => Ok(Report {
-            text: mistakes.0.iter().map(|m| format!("{m}\n")).collect(),
-            failure: Some(Failure::new(
-                Exit::Config,
-                format!("{} in the configuration", mistakes.count()),
-            )),
-            data_dir: None,
-        }),
+        Err(LoadError::Mistakes(mistakes)) => Ok(wrong(mistakes.0)),
         Err(error) => Err(error.into()),
+    }
+}
+
+fn wrong(mistakes: Vec<Mistake>) -> Report {
+    let mistakes = Mistakes(mistakes);
+    Report {
+        text: mistakes.0.iter().map(|m| format!("{m}\n")).collect(),
+        failure: Some(Failure::new(
+            Exit::Config,
+            format!("{} in the configuration", mistakes.count()),
+        )),
+        data_dir: None,
     }
 }
 
@@ -94,6 +105,53 @@ mod tests {
         assert_eq!(report.failure.map(|f| f.exit), Some(Exit::Config));
         assert!(report.text.contains("penstock.toml:1:14: memory_max"));
         assert!(report.text.contains("penstock.toml:2:1: colour"));
+    }
+
+    #[test]
+    fn schemas_and_what_is_said_of_them_are_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("write");
+        };
+        write(
+            "orders.avsc",
+            r#"{"type": "record", "name": "O", "fields": [
+                {"name": "ts", "type": "long"},
+                {"name": "ctx", "type": {"type": "record", "name": "C", "fields": [
+                    {"name": "request", "type": "string"}]}}]}"#,
+        );
+        let text = |more: &str| format!("schemas_dir = \"{}\"\n{more}", folder.path().display());
+        let right = "[schemas.orders]\nregistry_id = 17\n\
+                     fields = { ts = \"time_unix_nano\", \"ctx.request\" = \"attribute\" }\n";
+        assert!(check_text(&text(right)).failure.is_none());
+
+        write("bad.avsc", "{\n\"type\": }");
+        let wrong = "[schemas.orders]\nfields.tz = \"body\"\nfields.ctx.reqest = \"count\"\n\
+                     [schemas.order]\nunmapped = \"count\"\n";
+        let report = check_text(&text(wrong));
+        assert_eq!(report.failure.map(|f| f.exit), Some(Exit::Config));
+        for expected in [
+            "bad.avsc:2:9: this is no JSON",
+            "penstock.toml:3:8: schemas.orders.fields: ",
+            "has no field tz",
+            "did you mean ts?",
+            "penstock.toml:4:12: schemas.orders.fields: ",
+            "did you mean request?",
+            "penstock.toml:5:10: schemas.order: schemas_dir has no order.avsc",
+            "did you mean orders?",
+        ] {
+            assert!(
+                report.text.contains(expected),
+                "{expected}: {}",
+                report.text
+            );
+        }
+        let report = check_text("schemas_dir = \"/nonexistent/schemas\"\n");
+        assert!(
+            report
+                .text
+                .contains("penstock.toml:1:1: schemas_dir: /nonexistent/schemas")
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod config;
 mod journal;
 mod load;
 mod run;
+mod schema;
 mod send;
 mod target;
 
@@ -35,6 +36,7 @@ enum Command {
     Cat(cat::Arguments),
     Load(load::Arguments),
     Journal(journal::Arguments),
+    Schema(schema::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Cat(arguments) => cat::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
+        Command::Schema(arguments) => schema::run(arguments),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
 use crate::config::settings::Protocol;
@@ -95,6 +96,37 @@ pub fn encoding(word: &str) -> Result<Encoding, String> {
         })
 }
 
+/// A level of zstd. Those beyond 19 ask the receiver for more memory than a payload is worth.
+pub fn zstd_level(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(level @ -7..=19) => Ok(level),
+        _ => Err("expected a level from -7 (fastest) to 19 (smallest)".into()),
+    }
+}
+
+/// A version of the Avro schema by its word.
+pub fn schema(word: &str) -> Result<SchemaVersion, String> {
+    SchemaVersion::ALL
+        .into_iter()
+        .find(|schema| schema.label() == word)
+        .ok_or_else(|| {
+            let words: Vec<&str> = SchemaVersion::ALL.iter().map(|s| s.label()).collect();
+            format!("expected one of: {}", words.join(", "))
+        })
+}
+
+/// The version to write with; `--schema` makes sense for Avro only.
+pub fn schema_for(
+    encoding: Encoding,
+    schema: Option<SchemaVersion>,
+) -> Result<SchemaVersion, Failure> {
+    if schema.is_some() && encoding != Encoding::Avro {
+        let message = "--schema: only records as Avro have one (--encoding avro)";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(schema.unwrap_or_default())
+}
+
 /// How a command reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportForm {
@@ -122,6 +154,33 @@ mod tests {
             "udp://h:70000",
         ] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn levels_are_those_of_zstd() {
+        assert_eq!(zstd_level("19"), Ok(19));
+        assert_eq!(zstd_level("-7"), Ok(-7));
+        for wrong in ["20", "-8", "fast", ""] {
+            assert!(zstd_level(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn schemas_are_avros() {
+        assert_eq!(schema("v2"), Ok(SchemaVersion::V2));
+        assert!(schema("v4").is_err());
+        let asked = Some(SchemaVersion::V1);
+        assert_eq!(
+            schema_for(Encoding::Avro, asked).unwrap(),
+            SchemaVersion::V1
+        );
+        let newest = schema_for(Encoding::Avro, None).unwrap();
+        assert_eq!(newest, SchemaVersion::V3);
+        assert!(schema_for(Encoding::Json, None).is_ok());
+        for encoding in [Encoding::Protobuf, Encoding::Json] {
+            let failure = schema_for(encoding, asked).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
         }
     }
 

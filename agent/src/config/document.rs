@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::mistake::{Mistake, Position};
 
@@ -41,7 +41,9 @@ pub enum Leaf {
     /// An integer or a float, as written.
     Number(String),
     Flag(bool),
-    /// "a list" and the like.
+    /// A list of texts.
+    List(Vec<String>),
+    /// "a list" of something else, and the like.
     Other(&'static str),
 }
 
@@ -129,20 +131,13 @@ impl Document {
         }
     }
 
+    /// Where the key under a dotted path stands.
+    pub fn place(&self, path: &str) -> Option<&Place> {
+        self.find(path).map(|entry| &entry.place)
+    }
+
     fn find(&self, path: &str) -> Option<&Entry> {
-        let mut entries = &self.entries;
-        let mut segments = path.split('.').peekable();
-        while let Some(segment) = segments.next() {
-            let entry = entries.iter().find(|entry| entry.key == segment)?;
-            if segments.peek().is_none() {
-                return Some(entry);
-            }
-            match entry.value {
-                Value::Table(ref inner) => entries = inner,
-                Value::Leaf(..) => return None,
-            }
-        }
-        None
+        find(&self.entries, path)
     }
 
     /// Where two files give the same key, both places are named; tables merge.
@@ -323,9 +318,32 @@ fn convert_value(file: usize, value: Spanned<DeValue<'_>>) -> Value {
         DeValue::Float(number) => Leaf::Number(number.to_string()),
         DeValue::Boolean(flag) => Leaf::Flag(flag),
         DeValue::Datetime(_) => Leaf::Other("a date"),
-        DeValue::Array(_) => Leaf::Other("a list"),
+        DeValue::Array(items) => list(&items),
     };
     Value::Leaf(leaf, place)
+}
+
+/// A key may have dots of its own: a schema's name, a field's path.
+fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
+    entries.iter().find_map(|entry| {
+        let rest = path.strip_prefix(&entry.key)?;
+        if rest.is_empty() {
+            return Some(entry);
+        }
+        match &entry.value {
+            Value::Table(inner) => find(inner, rest.strip_prefix('.')?),
+            Value::Leaf(..) => None,
+        }
+    })
+}
+
+fn list(items: &DeArray<'_>) -> Leaf {
+    let texts = items.iter().map(|item| match item.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        _ => None,
+    });
+    let texts: Option<Vec<String>> = texts.collect();
+    texts.map_or(Leaf::Other("a list"), Leaf::List)
 }
 
 /// The last key of that name which begins before `end`: for a key given twice in one table that is

@@ -2,6 +2,7 @@
 //! Parsing, `config show` and the test of the example all go by this table.
 
 mod address;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +16,9 @@ use super::settings::{
     Compression, FileFormat, GateMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
+use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
-use address::{parse_listener_address, socket_address};
+use address::{parse_forward_targets, parse_listener_address, socket_address};
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -58,6 +60,14 @@ pub const MEMORY_MAX: Key<u64> = Key {
     default: Some("256MiB"),
     parse: |leaf| size(leaf, 1 << 20, 1 << 44),
     show: show_size,
+};
+
+pub const STOP_TIMEOUT: Key<Duration> = Key {
+    path: "stop_timeout",
+    default: Some("30s"),
+    // Two seconds of it are kept for a sink that hangs in a call.
+    parse: |leaf| time(leaf, Duration::from_secs(4), Duration::from_secs(600)),
+    show: show_time,
 };
 
 pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
@@ -174,27 +184,57 @@ const GATE_WORDS: [(&str, GateMode); 3] = [
 pub const SINK_TYPE: Key<SinkKind> = Key {
     path: "sinks.*.type",
     default: None,
-    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp", "penstock"]),
+    parse: |leaf| word(leaf, &SINK_WORDS, &["kafka", "otlp"]),
     show: |kind| show_word(kind, &SINK_WORDS),
 };
-const SINK_WORDS: [(&str, SinkKind); 1] = [("file", SinkKind::File)];
+const SINK_WORDS: [(&str, SinkKind); 2] =
+    [("file", SinkKind::File), ("penstock", SinkKind::Penstock)];
+
+/// Of `penstock` sinks: `HOST:PORT` of each target.
+pub const SINK_TO: Key<Vec<String>> = Key {
+    path: "sinks.*.to",
+    default: None,
+    parse: parse_forward_targets,
+    show: |targets| {
+        let targets = targets
+            .iter()
+            .map(|target| quote(&format!("tcp://{target}")));
+        format!("[{}]", targets.collect::<Vec<_>>().join(", "))
+    },
+};
+/// The keys that only `file` sinks have.
+pub const FILE_SINK_ONLY: [&str; 6] = [
+    SINK_FORMAT.path,
+    SINK_COMPRESSION.path,
+    SINK_ROTATE_SIZE.path,
+    SINK_ROTATE_AGE.path,
+    SINK_KEEP_SIZE.path,
+    SINK_KEEP_AGE.path,
+];
 
 pub const SINK_FORMAT: Key<FileFormat> = Key {
     path: "sinks.*.format",
     default: Some("avro"),
-    parse: |leaf| word(leaf, &FORMAT_WORDS, &["jsonl", "json", "protobuf", "pb"]),
+    parse: |leaf| word(leaf, &FORMAT_WORDS, &[]),
     show: |format| show_word(format, &FORMAT_WORDS),
 };
-const FORMAT_WORDS: [(&str, FileFormat); 1] = [("avro", FileFormat::Avro)];
+const FORMAT_WORDS: [(&str, FileFormat); 3] = [
+    ("avro", FileFormat::Avro),
+    ("jsonl", FileFormat::Jsonl),
+    ("protobuf", FileFormat::Protobuf),
+];
 
 pub const SINK_COMPRESSION: Key<Compression> = Key {
     path: "sinks.*.compression",
     default: Some("zstd"),
-    parse: |leaf| word(leaf, &COMPRESSION_WORDS, &["snappy"]),
+    parse: |leaf| word(leaf, &COMPRESSION_WORDS, &[]),
     show: |compression| show_word(compression, &COMPRESSION_WORDS),
 };
-const COMPRESSION_WORDS: [(&str, Compression); 2] =
-    [("zstd", Compression::Zstd), ("none", Compression::None)];
+const COMPRESSION_WORDS: [(&str, Compression); 3] = [
+    ("zstd", Compression::Zstd),
+    ("snappy", Compression::Snappy),
+    ("none", Compression::None),
+];
 
 pub const SINK_ROTATE_SIZE: Key<u64> = Key {
     path: "sinks.*.rotate.size",
@@ -231,6 +271,43 @@ pub const SINK_ENABLED: Key<bool> = Key {
     show: bool::to_string,
 };
 
+/// Without it there are no schemas but the built-in ones.
+pub const SCHEMAS_DIR: Key<PathBuf> = Key {
+    path: "schemas_dir",
+    default: None,
+    parse: |leaf| match text(leaf, "/etc/penstock/schemas")? {
+        "" => Err(Wrong::new(
+            "an empty path",
+            "write as in \"/etc/penstock/schemas\"",
+        )),
+        path => Ok(PathBuf::from(path)),
+    },
+    show: |path| quote(&path.to_string_lossy()),
+};
+
+/// The last `*` is a field's path in the schema, which may have dots.
+pub const SCHEMA_FIELD: Key<Target> = Key {
+    path: "schemas.*.fields.*",
+    default: None,
+    parse: |leaf| word(leaf, &schema::TARGET_WORDS, &[]),
+    show: |target| show_word(target, &schema::TARGET_WORDS),
+};
+
+/// Whether fields without a place are counted (and not stored).
+pub const SCHEMA_UNMAPPED: Key<bool> = Key {
+    path: "schemas.*.unmapped",
+    default: Some("attribute"),
+    parse: |leaf| word(leaf, &schema::UNMAPPED_WORDS, &[]),
+    show: |count| show_word(count, &schema::UNMAPPED_WORDS),
+};
+
+pub const SCHEMA_REGISTRY_ID: Key<u32> = Key {
+    path: "schemas.*.registry_id",
+    default: None,
+    parse: schema::parse_registry_id,
+    show: u32::to_string,
+};
+
 const DAYS_30: Duration = Duration::from_secs(30 * 86_400);
 const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 
@@ -239,6 +316,7 @@ pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
     MEMORY_MAX.path,
+    STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,
@@ -252,6 +330,7 @@ pub const KNOWN: &[&str] = &[
     LISTENER_RECEIVE_BUFFER.path,
     GATE_MODE.path,
     SINK_TYPE.path,
+    SINK_TO.path,
     SINK_FORMAT.path,
     SINK_COMPRESSION.path,
     SINK_ROTATE_SIZE.path,
@@ -259,6 +338,10 @@ pub const KNOWN: &[&str] = &[
     SINK_KEEP_SIZE.path,
     SINK_KEEP_AGE.path,
     SINK_ENABLED.path,
+    SCHEMAS_DIR.path,
+    SCHEMA_FIELD.path,
+    SCHEMA_UNMAPPED.path,
+    SCHEMA_REGISTRY_ID.path,
 ];
 
 /// Keys of later versions, known so that the answer is not "unknown key".
@@ -312,6 +395,7 @@ fn text<'a>(leaf: &'a Leaf, example: &str) -> Result<&'a str, Wrong> {
             "a boolean, where text is wanted",
             as_in(example),
         )),
+        Leaf::List(_) => Err(Wrong::new("a list, where text is wanted", as_in(example))),
         Leaf::Other(what) => Err(Wrong::new(
             format!("{what}, where text is wanted"),
             as_in(example),
@@ -324,6 +408,7 @@ fn flag(leaf: &Leaf) -> Result<bool, Wrong> {
         Leaf::Flag(flag) => return Ok(*flag),
         Leaf::Text(text) => format!("\"{text}\""),
         Leaf::Number(number) => number.clone(),
+        Leaf::List(_) => "a list".to_owned(),
         Leaf::Other(what) => (*what).to_owned(),
     };
     Err(Wrong::new(
@@ -426,6 +511,7 @@ fn parse_shards(leaf: &Leaf) -> Result<Shards, Wrong> {
             help,
         )),
         Leaf::Flag(_) => Err(Wrong::new("a boolean is no number of shards", help)),
+        Leaf::List(_) => Err(Wrong::new("a list is no number of shards", help)),
         Leaf::Other(what) => Err(Wrong::new(format!("{what} is no number of shards"), help)),
     }
 }

@@ -13,10 +13,13 @@ use std::path::{Path, PathBuf};
 
 use document::{Document, Source};
 
+use crate::decode::avro::plan::Target;
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
 pub use host::{cores, warnings};
+pub(crate) use key::nearest;
 pub use mistake::{Mistake, Mistakes, Position};
+pub(crate) use read::is_schema_name;
 pub use settings::Settings;
 pub use show::show;
 pub use unit::format_size;
@@ -135,6 +138,36 @@ pub fn parse(name: &str, text: &str) -> Result<Settings, Mistakes> {
     };
     read::settings(Document::parse(vec![source]))
 }
+
+/// A mistake that shows only outside the configuration (in a schema's file, say), at the key where it
+/// was made: the files are looked through again for its place. `None` where no file has the key.
+pub fn mistake_at(files: &[PathBuf], key: &str, message: &str, help: &str) -> Option<Mistake> {
+    let sources = files.iter().map(|path| {
+        let text = read_file(path).ok()?;
+        let path = path.clone();
+        Some(Source { path, text })
+    });
+    let mut document = Document::parse(sources.collect::<Option<_>>()?);
+    document.mistakes.clear();
+    let place = document.place(key)?.clone();
+    document.mistake(&place, message, help, None);
+    document.into_mistakes().pop()
+}
+
+/// The word of `schemas.NAME.fields` for a target.
+pub fn target_word(target: &Target) -> String {
+    (key::SCHEMA_FIELD.show)(target)
+        .trim_matches('"')
+        .to_owned()
+}
+
+/// The target of such a word.
+pub fn target_of(word: &str) -> Option<Target> {
+    (key::SCHEMA_FIELD.parse)(&document::Leaf::Text(word.to_owned())).ok()
+}
+
+/// Line and column of a byte, both from 1, the column in characters.
+pub use document::line_column;
 
 /// The paths of all keys, `*` for a name.
 pub fn known_keys() -> &'static [&'static str] {

@@ -1,6 +1,8 @@
 //! The tree to settings: unknown keys, values, and how the values relate. Every mistake is found,
 //! not only the first.
 
+mod schemas;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
@@ -8,14 +10,16 @@ use super::document::{Document, Entry, Leaf, Place, Value, join};
 use super::key::{self, Key, nearest};
 use super::mistake::Mistakes;
 use super::settings::{
-    AdminSettings, FileFormat, GateSettings, JournalSettings, ListenerSettings, Protocol, Settings,
-    Shards, SinkKind, SinkSettings, SyncMode,
+    AdminSettings, Compression, FileFormat, GateSettings, JournalSettings, ListenerSettings,
+    Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
 use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
 };
+
+pub(crate) use schemas::is_schema_name;
 
 const BUILTIN_LISTENERS: [(&str, Protocol); 2] = [("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
 const BUILTIN_LISTENER_ADDRESS: SocketAddr =
@@ -65,6 +69,7 @@ impl Reader {
         Settings {
             data_dir: self.value(&key::DATA_DIR, ""),
             shards: self.value(&key::SHARDS, ""),
+            stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
             admin: AdminSettings {
                 address: self.value(&key::ADMIN_ADDRESS, ""),
@@ -84,6 +89,8 @@ impl Reader {
             },
             listeners: self.listeners(),
             sinks: self.sinks(),
+            schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
+            schemas: self.schemas(),
         }
     }
 
@@ -130,10 +137,12 @@ impl Reader {
     }
 
     fn sink(&mut self, name: &str, kind: SinkKind) -> SinkSettings {
+        let to = self.forward_targets(name, kind);
         let format: FileFormat = self.value(&key::SINK_FORMAT, name);
         SinkSettings {
             name: name.to_owned(),
             kind,
+            to,
             format,
             compression: self.value(&key::SINK_COMPRESSION, name),
             rotate_size: self.value(&key::SINK_ROTATE_SIZE, name),
@@ -141,6 +150,36 @@ impl Reader {
             keep_size: self.value(&key::SINK_KEEP_SIZE, name),
             keep_age: self.value(&key::SINK_KEEP_AGE, name),
             enabled: self.value(&key::SINK_ENABLED, name),
+        }
+    }
+
+    /// `to`, and no key of the other kind of sink.
+    fn forward_targets(&mut self, name: &str, kind: SinkKind) -> Vec<String> {
+        let (own, others) = match kind {
+            SinkKind::File => ("file", &[key::SINK_TO.path][..]),
+            SinkKind::Penstock => ("penstock", &key::FILE_SINK_ONLY[..]),
+        };
+        for path in others.iter().map(|path| path.replace('*', name)) {
+            let Some((_, place)) = self.document.leaf(&path) else {
+                continue;
+            };
+            let place = place.clone();
+            let help = match kind {
+                SinkKind::File => "remove it, or make it type = \"penstock\"",
+                SinkKind::Penstock => {
+                    "remove it: frames are forwarded as they came, and stored where they arrive"
+                }
+            };
+            let message = format!("{path} is no key of a sink of type \"{own}\"");
+            self.document
+                .mistake(&place, message, help.to_owned(), None);
+            self.wrong.insert(path);
+        }
+        match kind {
+            SinkKind::File => Vec::new(),
+            SinkKind::Penstock => self
+                .required(&key::SINK_TO, name, "[\"tcp://logs.example:4600\"]")
+                .unwrap_or_default(),
         }
     }
 
@@ -229,7 +268,21 @@ impl Reader {
             );
         }
         self.capacity(settings);
-        for sink in &settings.sinks {
+        self.schema_relations(settings);
+        for sink in settings
+            .sinks
+            .iter()
+            .filter(|sink| sink.kind == SinkKind::File)
+        {
+            if sink.compression == Compression::Snappy && sink.format != FileFormat::Avro {
+                let compression = key::SINK_COMPRESSION.path_of(&sink.name);
+                let format = key::SINK_FORMAT.path_of(&sink.name);
+                self.contradiction(
+                    &[&compression, &format],
+                    format!("{compression} is \"snappy\", which only format \"avro\" can frame"),
+                    "write compression = \"zstd\" or \"none\", or format = \"avro\"".into(),
+                );
+            }
             let keep = key::SINK_KEEP_SIZE.path_of(&sink.name);
             let rotate = key::SINK_ROTATE_SIZE.path_of(&sink.name);
             if sink.keep_size < sink.rotate_size {
@@ -364,8 +417,19 @@ fn check_table(entries: &[Entry], path: &str, pattern: &str, found: &mut Vec<Fau
                 help,
             });
         };
+        if next == ["*"] && key::KNOWN.contains(&join(pattern, "*").as_str()) {
+            // Names and values that are the user's own: looked at where they are read.
+            continue;
+        }
         if next == ["*"] {
-            if !is_name(&entry.key) {
+            if pattern == "schemas" {
+                if !schemas::is_schema_name(&entry.key) {
+                    fault(
+                        format!("\"{}\" is no schema file's name", entry.key),
+                        schemas::NAME_HELP.to_owned(),
+                    );
+                }
+            } else if !is_name(&entry.key) {
                 fault(
                     format!("\"{}\" is no name", entry.key),
                     format!(

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::decode::avro::plan::Mapping;
 use crate::limits;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
@@ -11,6 +12,8 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// How long a stop may take, from the signal to the end of the process.
+    pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
     pub memory_max: u64,
     pub admin: AdminSettings,
@@ -19,6 +22,10 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     pub gate: GateSettings,
     pub sinks: Vec<SinkSettings>,
+    /// The folder of users' own writer schemas, if there is one.
+    pub schemas_dir: Option<PathBuf>,
+    /// What is said of them, in the file's order.
+    pub schemas: Vec<SchemaSettings>,
 }
 
 impl Settings {
@@ -138,6 +145,8 @@ pub enum GateMode {
 pub struct SinkSettings {
     pub name: String,
     pub kind: SinkKind,
+    /// Where a `penstock` sink forwards to: `HOST:PORT`, the first preferred. Empty for others.
+    pub to: Vec<String>,
     pub format: FileFormat,
     pub compression: Compression,
     pub rotate_size: u64,
@@ -151,11 +160,23 @@ pub struct SinkSettings {
     pub enabled: bool,
 }
 
+/// What the configuration says of one schema file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaSettings {
+    /// The file's name without `.avsc`.
+    pub name: String,
+    pub mapping: Mapping,
+    /// The id under which Confluent's registry has it.
+    pub registry_id: Option<u32>,
+}
+
 /// Where a sink delivers to: the `type` of its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SinkKind {
     /// Files under `DATA/records/`.
     File,
+    /// Another Penstock, over TCP.
+    Penstock,
 }
 
 /// What a file sink writes.
@@ -163,11 +184,17 @@ pub enum SinkKind {
 pub enum FileFormat {
     /// Avro container files.
     Avro,
+    /// One JSON object a line.
+    Jsonl,
+    /// Length-delimited `penstock.v1.StoredRecord` messages.
+    Protobuf,
 }
 
-/// The codec of an Avro container file.
+/// How an output file's blocks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     Zstd,
+    /// With Avro only: nothing else has a way to frame it.
+    Snappy,
     None,
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::key::{self, Key};
-use super::settings::{Settings, SyncMode};
+use super::settings::{Settings, SinkKind, SyncMode};
 
 /// Every value in force, as a configuration file.
 pub fn show(settings: &Settings) -> String {
@@ -11,6 +11,10 @@ pub fn show(settings: &Settings) -> String {
     line(&mut out, &key::DATA_DIR, &settings.data_dir);
     line(&mut out, &key::SHARDS, &settings.shards);
     line(&mut out, &key::MEMORY_MAX, &settings.memory_max);
+    if let Some(folder) = &settings.schemas_dir {
+        line(&mut out, &key::SCHEMAS_DIR, folder);
+    }
+    line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
     out.push_str("\n[journal]\n");
@@ -44,6 +48,11 @@ pub fn show(settings: &Settings) -> String {
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);
+        if sink.kind == SinkKind::Penstock {
+            line(&mut out, &key::SINK_TO, &sink.to);
+            line(&mut out, &key::SINK_ENABLED, &sink.enabled);
+            continue;
+        }
         line(&mut out, &key::SINK_FORMAT, &sink.format);
         line(&mut out, &key::SINK_COMPRESSION, &sink.compression);
         pair(
@@ -57,6 +66,30 @@ pub fn show(settings: &Settings) -> String {
             (&key::SINK_KEEP_AGE, &sink.keep_age),
         );
         line(&mut out, &key::SINK_ENABLED, &sink.enabled);
+    }
+    for schema in &settings.schemas {
+        // A schema's name may have dots and a field's path has: both are quoted.
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        put(
+            &mut out,
+            format_args!("\n[schemas.{}]\n", quoted(&schema.name)),
+        );
+        let mapping = &schema.mapping;
+        line(&mut out, &key::SCHEMA_UNMAPPED, &mapping.count_unmapped);
+        if let Some(id) = &schema.registry_id {
+            line(&mut out, &key::SCHEMA_REGISTRY_ID, id);
+        }
+        let fields = mapping.fields.iter().map(|(path, target)| {
+            let target = (key::SCHEMA_FIELD.show)(target);
+            format!("{} = {target}", quoted(path))
+        });
+        let fields: Vec<String> = fields.collect();
+        if !fields.is_empty() {
+            put(
+                &mut out,
+                format_args!("fields = {{ {} }}\n", fields.join(", ")),
+            );
+        }
     }
     out
 }

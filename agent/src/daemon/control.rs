@@ -19,7 +19,7 @@ use crate::daemon::disk::DiskWatch;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
-use crate::daemon::status::{Shared, SinkView};
+use crate::daemon::status::{Shared, SinkView, Views};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
 use crate::journal::dedup::StartBarrier;
@@ -29,7 +29,9 @@ use crate::journal::recovery::retire::retire;
 use crate::journal::writer::{ExistingSegment, JournalPlan, JournalStart};
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::table::Schemas;
+use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
 use crate::sink::run::{SinkPlan, hold, join_until, spawn};
@@ -40,10 +42,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// The same while the agent starts, and how long that may take before the log says what is missing.
 const READY_INTERVAL: Duration = Duration::from_millis(2);
 const READY_WAIT: Duration = Duration::from_secs(1);
-/// How long sinks may go on delivering after the shards have stopped. What is left then stays in
-/// the journal and is delivered after the next start.
-const SINK_STOP: Duration = Duration::from_secs(30);
-/// How long after that deadline a sink that hangs in a call is waited for.
+/// How long before the end of `stop_timeout` sinks stop delivering: one that hangs in a call is
+/// waited for until then. What they did not deliver stays in the journal, for the next start.
 const SINK_HANG: Duration = Duration::from_secs(2);
 
 /// Runs the agent until a signal stops it.
@@ -157,9 +157,12 @@ struct Agent {
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
+    stop_timeout: Duration,
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
+    /// Ends with the agent.
+    _schemas: Watch,
 }
 
 impl Agent {
@@ -176,14 +179,9 @@ impl Agent {
         let admin_address = admin
             .local_addr()
             .map_err(|error| Failure::io("look up the admin address", &error))?;
-        let size_max = settings.journal.max_size / u64::from(shard_count);
-        let inherited = recall(
-            &data,
-            shard_count,
-            limits::producers_max(limits::segment_len(size_max)),
-            settings.journal.producer_expiry,
-            unix_ns_now(),
-        )?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_unix_ns = since.map_or(0, |since| since.as_nanos() as u64);
+        let inherited = recall(&data, settings, shard_count, now_unix_ns)?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -203,11 +201,13 @@ impl Agent {
             u64::from(shard_count) * segment_len,
         );
         disk.look(data.path());
-        let schemas = Schemas::default();
-        let mut sinks = Sinks::new(settings, data.path(), &schemas, &sink_stop);
+        let schemas = SchemaRegistry::open(settings, data.path());
+        let delivered = schemas.delivered().clone();
+        let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
         let mut shards = Vec::new();
         let mut marks = Vec::new();
+        let size_max = settings.journal.max_size / u64::from(shard_count);
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
             let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
             if settings.journal.on_full == OnFull::DropOldest {
@@ -240,9 +240,10 @@ impl Agent {
                     salt_seed: RandomState::new().build_hasher().finish(),
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
-                schemas: schemas.clone(),
+                schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
                 observer: Box::new(publisher),
+                stop_timeout: settings.stop_timeout,
             })?);
             marks.push(shard_marks);
         }
@@ -254,16 +255,14 @@ impl Agent {
             }
         }
 
-        let shared = Shared::new(
-            loaded,
-            started,
-            gate,
-            bound,
-            marks,
-            sinks.views,
-            disk.space(),
-            &registry,
-        );
+        let views = Views {
+            sinks: sinks.views,
+            schemas: Arc::clone(schemas.view()),
+            disk: disk.space(),
+        };
+        let schemas = Watch::start(schemas)
+            .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
             readiness: Arc::new(Readiness::default()),
@@ -274,8 +273,10 @@ impl Agent {
             sinks: sinks.threads,
             sink_stop,
             disk,
+            stop_timeout: settings.stop_timeout,
             data,
             left_behind: Mutex::new(left_behind),
+            _schemas: schemas,
         }
         .listening())
     }
@@ -368,6 +369,7 @@ impl Agent {
     async fn stop(&mut self) -> Result<(), Failure> {
         self.readiness.set(Condition::ListenersBound, false);
         self.shared.close_gate();
+        let end = Instant::now() + self.stop_timeout;
         for shard in &self.shards {
             shard.stop();
         }
@@ -382,10 +384,9 @@ impl Agent {
                     outcome = Err(Failure::io("a shard's ring", &error));
                 }
             }
-            let deadline = Instant::now() + SINK_STOP;
-            sink_stop.set(deadline);
+            sink_stop.set(end - SINK_HANG);
             for (name, thread) in sinks {
-                if let Err(failure) = join_sink(&name, thread, deadline + SINK_HANG) {
+                if let Err(failure) = join_sink(&name, thread, end) {
                     outcome = outcome.and(Err(failure));
                 }
             }
@@ -413,12 +414,6 @@ fn join_sink(name: &str, thread: SinkThread, deadline: Instant) -> Result<(), Fa
             format!("sink {name} hangs in its output; the journal keeps what it did not deliver"),
         )),
     }
-}
-
-/// 0 where the clock stands before 1970.
-fn unix_ns_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
 }
 
 fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {

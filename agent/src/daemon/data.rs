@@ -1,7 +1,7 @@
 //! The data folder: made, locked, and each shard's journal recovered.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -136,12 +136,38 @@ fn sync_folder(path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::io(format!("sync the folder {}", path.display()), &error))
 }
 
+/// Makes a folder and those above it, where they are missing, durably: a synced file in a folder
+/// whose own name is not durable goes with the folder. What an earlier life made may not have been
+/// synced by it, so the folder above is synced in any case.
 fn make_folder(path: &Path) -> Result<(), Failure> {
+    let missing = path.ancestors().take_while(|folder| !folder.exists());
+    let made = missing.count().max(1);
     DirBuilder::new()
         .recursive(true)
         .mode(0o750)
         .create(path)
-        .map_err(|error| Failure::io(format!("create the folder {}", path.display()), &error))
+        .map_err(|error| Failure::io(format!("create the folder {}", path.display()), &error))?;
+    for above in path.ancestors().skip(1).take(made) {
+        sync_names(above)
+            .map_err(|error| Failure::io(format!("sync the folder {}", above.display()), &error))?;
+    }
+    Ok(())
+}
+
+fn sync_names(path: &Path) -> io::Result<()> {
+    // The folder above a relative path of one part is the working folder.
+    let path = match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    };
+    match File::open(path).and_then(|folder| folder.sync_all()) {
+        // Who may not read the folder above the data folder, or finds it on a file system that is
+        // never written to (EINVAL: it cannot sync), has been given the latter by somebody who has
+        // seen to it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Bytes that are free to this process on the file system of `path`, and the file system's size.

@@ -2,13 +2,17 @@
 //! together and dealt out anew, as there may have been more shards before, or fewer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::config::Settings;
 use crate::daemon::data::DataFolder;
 use crate::exit::Failure;
 use crate::journal::dedup::{Recalled, StartBarrier, Windows, owner};
 use crate::journal::recovery::windows::{Memory, merge};
 use crate::journal::writer::JournalStart;
+use crate::limits;
+use crate::sink::file::CURSORS_FOLDER;
+use crate::sink::file::cursor::CursorFile;
+use crate::sink::file::disk::RealDisk;
 
 /// What the journals leave to this life.
 pub struct Inheritance {
@@ -20,21 +24,19 @@ pub struct Inheritance {
     pub barrier: Option<Arc<StartBarrier>>,
 }
 
-/// Recovers all journals, for `shards` shards that remember at most `producers_max` producers each,
-/// none of them longer than `expiry` after `now_unix_ns`.
 pub fn recall(
     data: &DataFolder,
+    settings: &Settings,
     shards: u16,
-    producers_max: usize,
-    expiry: Duration,
     now_unix_ns: u64,
 ) -> Result<Inheritance, Failure> {
     let mut memories = Vec::new();
     let mut starts = Vec::new();
     let mut is_moved = false;
     for shard in 0..shards {
-        let start = data.recover(shard)?.start;
+        let mut start = data.recover(shard)?.start;
         let (memory, held_in) = data.remember(shard, &start)?;
+        go_on_behind_cursors(data, settings, shard, &mut start);
         is_moved |= memory.keys().any(|id| owner(*id, shards) != shard);
         memories.push(memory);
         starts.push((start, held_in));
@@ -56,7 +58,9 @@ pub fn recall(
         }
     };
     let shards = (0..).zip(starts).zip(parts).map(|((shard, (start, held_in)), memory)| {
-        let mut windows = Windows::new(producers_max, expiry);
+        let size_max = settings.journal.max_size / u64::from(shards);
+        let producers_max = limits::producers_max(limits::segment_len(size_max));
+        let mut windows = Windows::new(producers_max, settings.journal.producer_expiry);
         let forgotten = windows.restore(memory, now_unix_ns);
         if forgotten > 0 {
             tracing::warn!(
@@ -74,6 +78,36 @@ pub fn recall(
         left_behind,
         barrier,
     })
+}
+
+/// A sink may have delivered what a power loss then took from the journal, where `journal.sync` is
+/// "never". Were its positions given out again, the sink would step over what is new.
+fn go_on_behind_cursors(
+    data: &DataFolder,
+    settings: &Settings,
+    shard: u16,
+    start: &mut JournalStart,
+) {
+    for sink in &settings.sinks {
+        let folder = data.path().join(CURSORS_FOLDER);
+        // A cursor that cannot be read is the sink's to report.
+        let saved = CursorFile::new(folder, &sink.name, shard).load(&mut RealDisk);
+        let Ok(Some(saved)) = saved else {
+            continue;
+        };
+        let cursor = saved.cursor;
+        if cursor.position > start.position {
+            tracing::error!(
+                shard,
+                sink = %sink.name,
+                journal_ends = start.position,
+                delivered_until = cursor.position,
+                "the journal has lost what this sink has delivered; it goes on behind that",
+            );
+            start.position = cursor.position;
+            start.records = start.records.max(cursor.records);
+        }
+    }
 }
 
 /// All memories as one, by owner.

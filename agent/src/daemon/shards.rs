@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::config::settings::ListenerSettings;
 use crate::daemon::listen::Bound;
@@ -69,6 +70,7 @@ pub struct ShardPlan {
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
     pub observer: Box<dyn Observe + Send>,
+    pub stop_timeout: Duration,
 }
 
 /// The listeners as shard `shard` sees them.
@@ -137,6 +139,7 @@ impl Shard {
                     observer: plan.observer,
                 };
                 Worker::new(ring, blocks, worker_plan)
+                    .with_stop_timeout(plan.stop_timeout)
                     .run()
                     .map_err(io::Error::from)
             })

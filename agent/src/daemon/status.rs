@@ -13,6 +13,7 @@ use crate::daemon::listen::{Bound, socket_memory};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
@@ -65,6 +66,13 @@ impl SinkView {
     }
 }
 
+/// What other threads say of themselves.
+pub struct Views {
+    pub sinks: Vec<SinkView>,
+    pub schemas: Arc<SchemaView>,
+    pub disk: Arc<DiskSpace>,
+}
+
 /// Read by the admin side on the control thread; the mutexes are never contended.
 pub struct Shared {
     pub started: Instant,
@@ -76,25 +84,26 @@ pub struct Shared {
     bound: Mutex<Vec<Bound>>,
     sinks: Vec<SinkView>,
     disk: Arc<DiskSpace>,
+    schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
 }
 
 impl Shared {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what is made in the order of a start"
-    )]
     pub fn new(
         loaded: &Loaded,
         started: Instant,
         gate: Gate,
         bound: Vec<Bound>,
         marks: Vec<Arc<JournalMarks>>,
-        sinks: Vec<SinkView>,
-        disk: Arc<DiskSpace>,
+        views: Views,
         registry: &Arc<Registry>,
     ) -> Self {
+        let Views {
+            sinks,
+            schemas,
+            disk,
+        } = views;
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
             .iter()
             .map(|reason| reason.label())
@@ -122,6 +131,7 @@ impl Shared {
             bound: Mutex::new(bound),
             sinks,
             disk,
+            schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
         }
@@ -184,6 +194,9 @@ impl StatusSource for Shared {
             disk_free: self.disk.free.load(Ordering::Relaxed),
             min_free: self.disk.min_free.load(Ordering::Relaxed),
         });
+        for state in State::ALL {
+            publisher.schemas(state, self.schemas.count(state));
+        }
         for (index, sink) in self.sinks.iter().enumerate() {
             let errors: Vec<u64> = ErrorReason::ALL
                 .iter()
@@ -239,6 +252,7 @@ impl StatusSource for Shared {
             listeners: listeners.collect(),
             journal: journal.collect(),
             sinks: sinks.collect(),
+            schemas: self.schemas.files().clone(),
         }
     }
 }

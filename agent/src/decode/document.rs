@@ -1,13 +1,19 @@
 //! `proto/RECORDS.md` says what is true: its examples decode to what it says, and its tables are
-//! the ones that the JSON decoder goes by.
+//! the ones that the decoders go by.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
+use super::avro::plan::{Mapping, Plan, Target};
+use super::avro::writer::WriterSchema;
 use super::json::names::{Field, field};
 use super::json::severity;
 use super::{Checked, Decoder, Payload};
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{Known, SchemaTable, Schemas};
 
 const DOCUMENT: &str = include_str!("../../../proto/RECORDS.md");
 
@@ -43,21 +49,110 @@ fn assert_is_the_example(record: &RecordView<'_>) {
     assert!(record.attributes.iter().eq([("attempt", "3")]));
 }
 
-#[test]
-fn the_examples_are_one_record() {
-    let hex: Vec<u8> = blocks("hex")[0]
-        .lines()
+/// The bytes of a block of this language: what stands before a `#`, line after line.
+fn hex(language: &str) -> Vec<u8> {
+    bytes(blocks(language)[0])
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    hex.lines()
         .flat_map(|line| line.split('#').next().unwrap().split_whitespace())
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
-    assert_eq!(hex.len(), 87);
+        .collect()
+}
+
+/// Somebody else's schema, mapped as the text says.
+#[test]
+fn the_example_of_another_schema_is_its_record() {
+    let schema = WriterSchema::parse(blocks("avsc")[0]).expect("a schema");
+    let mapping = Mapping {
+        fields: vec![
+            ("level".to_owned(), Target::SeverityNumber),
+            ("host".to_owned(), Target::HostName),
+        ],
+        count_unmapped: false,
+    };
+    let plan = Plan::compile(schema.schema(), &mapping).expect("a plan");
+    let mut table = SchemaTable::builtin();
+    table.by_registry_id.insert(7, Known::Plan(Arc::new(plan)));
+    let mut decoder = Decoder::new(&Schemas::new(table));
+
+    let avro = hex("hex confluent");
+    let json = blocks("json event")[0].as_bytes();
+    let records = [(Encoding::Avro, &avro[..]), (Encoding::Json, json)]
+        .map(|(encoding, payload)| shown(&mut decoder, encoding, payload));
+    assert_eq!(records[0], records[1]);
+    assert_eq!(records[0].len(), 1);
+}
+
+/// The records of a payload, each as text; of no attributes the order matters.
+fn shown(decoder: &mut Decoder, encoding: Encoding, payload: &[u8]) -> Vec<String> {
+    let mut shown = Vec::new();
+    let count = decoder.for_each(&Payload::plain(encoding, payload), |record| {
+        let attributes: BTreeMap<&str, &str> = record.attributes.iter().collect();
+        shown.push(format!(
+            "{} {} {:?} {attributes:?} {:?}",
+            record.time_unix_nano,
+            record.severity_number,
+            [record.service_name, record.body, record.host_name],
+            [record.trace_id, record.span_id],
+        ));
+    });
+    assert_eq!(count, Ok(shown.len() as u32));
+    shown
+}
+
+/// The samples of our own schemas say what stands beside them.
+#[test]
+fn the_samples_are_their_records() {
+    let mut decoder = Decoder::new(&Schemas::default());
+    for (avro, json) in [
+        (
+            include_str!("../../../schemas/samples/log_record_v1.hex"),
+            include_str!("../../../schemas/samples/log_record_v1.jsonl"),
+        ),
+        (
+            include_str!("../../../schemas/samples/log_record_v2.hex"),
+            include_str!("../../../schemas/samples/log_record_v2.jsonl"),
+        ),
+        (
+            include_str!("../../../schemas/samples/log_record_v3.hex"),
+            include_str!("../../../schemas/samples/log_record_v3.jsonl"),
+        ),
+    ] {
+        let avro = shown(&mut decoder, Encoding::Avro, &bytes(avro));
+        let json = shown(&mut decoder, Encoding::Json, json.as_bytes());
+        assert_eq!(avro, json);
+        assert_eq!(avro.len(), 2);
+    }
+}
+
+#[test]
+fn the_table_of_versions_is_the_fingerprints() {
+    let rows =
+        rows("| version | its fields | fingerprint of the array, as it stands in a payload |");
+    for (row, schema) in rows.iter().zip(SchemaVersion::ALL) {
+        assert_eq!(row[0], schema.label());
+        let digits = format!("{:016x}", schema.array_fingerprint().swap_bytes());
+        assert_eq!(names(row[2]), [digits]);
+    }
+    assert_eq!(rows.len(), 3);
+}
+
+#[test]
+fn the_examples_are_one_record() {
+    let protobuf = hex("hex");
+    assert_eq!(protobuf.len(), 87);
+    let avro = hex("hex avro");
+    assert_eq!(avro.len(), 89);
     let json = blocks("json");
     let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
     let span_id = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
 
     let mut decoder = Decoder::new(&Schemas::default());
     for (encoding, payload, has_ids) in [
-        (Encoding::Protobuf, &hex[..], true),
+        (Encoding::Protobuf, &protobuf[..], true),
+        (Encoding::Avro, &avro[..], true),
         (Encoding::Json, json[0].as_bytes(), true),
         (Encoding::Json, json[1].as_bytes(), false),
     ] {

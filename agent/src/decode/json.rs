@@ -22,18 +22,19 @@ mod differential;
 use penstock_proto::reason::Reason;
 
 use super::text::text;
-use crate::limits::{JSON_ATTRIBUTES_MAX, JSON_UNESCAPED_LEN_MAX};
+use crate::limits::{JSON_ATTRIBUTES_MAX, JSON_UNESCAPED_LEN_MAX, SCRATCH_TEXT_LEN_MAX};
 use crate::record::{Attributes, AttributesForm, RecordView, Span};
 use id::Id;
 use names::Field;
 use scan::{Kind, Piece, Scanner};
 
-/// What of a line does not stand in the payload as it is meant; emptied for each line.
+/// What of a line does not stand in the payload as it is meant; emptied for each line. Avro's
+/// decoder uses the same one, for each record.
 pub struct Scratch {
     /// Text whose escapes are undone.
-    unescaped: String,
+    pub(super) unescaped: String,
     /// Key and value of each attribute.
-    attributes: Vec<[Span; 2]>,
+    pub(super) attributes: Vec<[Span; 2]>,
 }
 
 impl Scratch {
@@ -41,7 +42,7 @@ impl Scratch {
     /// needed yet are not resident.
     pub fn new() -> Self {
         Self {
-            unescaped: String::with_capacity(JSON_UNESCAPED_LEN_MAX),
+            unescaped: String::with_capacity(SCRATCH_TEXT_LEN_MAX),
             attributes: Vec::with_capacity(JSON_ATTRIBUTES_MAX),
         }
     }

@@ -6,14 +6,16 @@
 //! ```
 //!
 //! A view borrows the payload, or the decoder's scratch for what stands in no payload as it is
-//! meant (JSON text with escapes, ids in hex). The scratch is allocated once, at the bounds that
-//! `limits` derives from the longest payload, and is never grown: decoding allocates nothing.
+//! meant (JSON text with escapes, ids in hex), or the buffer into which a compressed payload was
+//! undone. All of it is allocated once, at the bounds that `limits` derives from the longest
+//! payload, and is never grown: decoding allocates nothing.
 //! `proto/RECORDS.md` says what each encoding may hold and what becomes of it.
 
 pub mod avro;
+pub mod compressed;
 pub mod json;
 pub mod protobuf;
-mod text;
+pub(crate) mod text;
 
 #[cfg(test)]
 mod document;
@@ -22,9 +24,12 @@ use agent_common::frame::{FLAG_ZSTD, FrameHeader};
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use std::sync::Arc;
+
+use crate::decode::compressed::Decompressor;
 use crate::limits;
 use crate::record::RecordView;
-use crate::schema::table::Schemas;
+use crate::schema::table::{SchemaTable, Schemas};
 
 /// A frame's payload, as its header announces it.
 #[derive(Clone, Copy, Debug)]
@@ -64,27 +69,42 @@ pub struct Checked {
 
 /// Reads payloads of every encoding; one for each thread that decodes.
 pub struct Decoder {
-    json: json::Scratch,
-    _schemas: Schemas,
+    decompressor: Decompressor,
+    scratch: json::Scratch,
+    schemas: CurrentSchemas,
 }
 
 impl Decoder {
     pub fn new(schemas: &Schemas) -> Self {
+        let (generation, table) = schemas.current();
         Self {
-            json: json::Scratch::new(),
-            _schemas: schemas.clone(),
+            decompressor: Decompressor::default(),
+            scratch: json::Scratch::new(),
+            schemas: CurrentSchemas {
+                schemas: schemas.clone(),
+                table,
+                generation,
+            },
         }
     }
 
     /// Checks every record of a payload and that there are exactly `records` of them.
     pub fn validate(&mut self, payload: &Payload<'_>, records: u32) -> Result<Checked, Reason> {
-        let bytes = self.plain(payload)?;
-        let found = match payload.encoding {
-            Encoding::Protobuf => protobuf::validate(bytes),
-            Encoding::Json => json::validate(bytes),
-        }?;
+        let bytes = plain(&mut self.decompressor, payload)?;
+        let (found, unmapped_fields) = match payload.encoding {
+            Encoding::Protobuf => {
+                let found = protobuf::validate(bytes)?;
+                (found.records, found.unknown_fields)
+            }
+            Encoding::Avro => {
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, |_| ())?;
+                (found.records, found.unmapped_fields)
+            }
+            Encoding::Json => (json::validate(bytes)?, 0),
+        };
         if found == records {
-            Ok(Checked::default())
+            Ok(Checked { unmapped_fields })
         } else {
             Err(Reason::RecordCount)
         }
@@ -97,19 +117,46 @@ impl Decoder {
         payload: &Payload<'_>,
         visit: impl FnMut(&RecordView<'_>),
     ) -> Result<u32, Reason> {
-        let bytes = self.plain(payload)?;
+        let bytes = plain(&mut self.decompressor, payload)?;
         match payload.encoding {
             Encoding::Protobuf => protobuf::for_each(bytes, visit),
-            Encoding::Json => json::for_each(&mut self.json, bytes, visit),
+            Encoding::Avro => {
+                let table = self.schemas.table();
+                let found = avro::for_each(table, &mut self.scratch, bytes, visit)?;
+                Ok(found.records)
+            }
+            Encoding::Json => json::for_each(&mut self.scratch, bytes, visit),
         }
     }
+}
 
-    /// The payload as its encoding speaks of it.
-    fn plain<'a>(&mut self, payload: &Payload<'a>) -> Result<&'a [u8], Reason> {
-        within_bounds(payload.bytes)?;
-        if payload.zstd {
-            return Err(Reason::UnsupportedCompression);
+/// The table of schemas, as this thread last saw it.
+struct CurrentSchemas {
+    schemas: Schemas,
+    /// The table as it stood at `generation`.
+    table: Arc<SchemaTable>,
+    generation: u64,
+}
+
+impl CurrentSchemas {
+    #[inline(always)]
+    fn table(&mut self) -> &SchemaTable {
+        if self.schemas.generation() != self.generation {
+            (self.generation, self.table) = self.schemas.current();
         }
+        &self.table
+    }
+}
+
+/// The payload as its encoding speaks of it.
+fn plain<'a>(
+    decompressor: &'a mut Decompressor,
+    payload: &Payload<'a>,
+) -> Result<&'a [u8], Reason> {
+    within_bounds(payload.bytes)?;
+    if payload.zstd {
+        decompressor.decompress(payload.bytes)
+    } else {
         Ok(payload.bytes)
     }
 }
@@ -125,6 +172,8 @@ fn within_bounds(payload: &[u8]) -> Result<(), Reason> {
 
 #[cfg(test)]
 mod tests {
+    use penstock_proto::avro::SchemaVersion;
+
     use super::*;
 
     #[test]
@@ -133,12 +182,17 @@ mod tests {
         // Two records, both empty: field 1, length 0.
         let protobuf = [0x0a, 0, 0x0a, 0];
         let json = b"{}\n{}\n";
-        for (encoding, payload) in [
-            (Encoding::Protobuf, &protobuf[..]),
-            (Encoding::Json, &json[..]),
+        // An array of v1, one block of two.
+        let v1 = SchemaVersion::V1.array_fingerprint().to_le_bytes();
+        let avro = [&[0xc3, 1], &v1[..], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let no_avro = [&[0xc3, 1], &v1[..], &[0]].concat();
+        for (encoding, payload, empty) in [
+            (Encoding::Protobuf, &protobuf[..], &b""[..]),
+            (Encoding::Avro, &avro, &no_avro),
+            (Encoding::Json, &json[..], b""),
         ] {
             let payload = Payload::plain(encoding, payload);
-            let empty = Payload::plain(encoding, b"");
+            let empty = Payload::plain(encoding, empty);
             assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
             for records in [0, 1, 3, u32::MAX] {
                 assert_eq!(
@@ -153,6 +207,34 @@ mod tests {
                 "an empty payload holds no record"
             );
         }
+    }
+
+    #[test]
+    fn a_compressed_payload_is_what_it_was() {
+        let mut decoder = Decoder::new(&Schemas::default());
+        let json = b"{\"msg\":\"a\\tb\"}\n{\"msg\":\"c\"}\n";
+        let compressed = zstd::bulk::compress(json, 1).expect("compressed");
+        let payload = Payload {
+            zstd: true,
+            ..Payload::plain(Encoding::Json, &compressed)
+        };
+        assert_eq!(decoder.validate(&payload, 2), Ok(Checked::default()));
+        assert_eq!(decoder.validate(&payload, 1), Err(Reason::RecordCount));
+        let mut bodies = Vec::new();
+        let shown = decoder.for_each(&payload, |record| bodies.push(record.body.to_owned()));
+        assert_eq!(
+            (shown, bodies),
+            (Ok(2), vec!["a\tb".to_owned(), "c".to_owned()])
+        );
+        // The flag is believed: what is not compressed is refused.
+        let plain = Payload {
+            bytes: json,
+            ..payload
+        };
+        assert_eq!(
+            decoder.validate(&plain, 2),
+            Err(Reason::MalformedCompression)
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! Where implementations differ, nothing disappears in silence: a known field with another wire
 //! type is refused (most take it for an unknown field and drop it; prost refuses it too, but for
-//! `attributes`, whose wire type it does not look at).
+//! `attributes`, whose wire type it does not look at). Fields that are not ours are counted.
 
 #![forbid(unsafe_code)]
 
@@ -59,15 +59,30 @@ mod entry {
     pub const FIELD_MAX: u32 = 2;
 }
 
-/// Checks every record and returns how many there are.
-pub fn validate(payload: &[u8]) -> Result<u32, Reason> {
-    for_each_record(payload, |bytes| read_record(bytes).map(|_| ()))
+/// What a payload in order holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub records: u32,
+    /// Fields with numbers that are not ours, in the batch, its records and their attributes.
+    pub unknown_fields: u64,
+}
+
+/// Checks every record and counts.
+pub fn validate(payload: &[u8]) -> Result<Found, Reason> {
+    let mut unknown_fields = 0;
+    let records = for_each_record(payload, &mut unknown_fields, |bytes, unknown_fields| {
+        read_record(bytes, unknown_fields).map(|_| ())
+    })?;
+    Ok(Found {
+        records,
+        unknown_fields,
+    })
 }
 
 /// Shows every record to `visit` and returns how many there were.
 pub fn for_each(payload: &[u8], mut visit: impl FnMut(&RecordView<'_>)) -> Result<u32, Reason> {
-    for_each_record(payload, |bytes| {
-        visit(&read_record(bytes)?);
+    for_each_record(payload, &mut 0, |bytes, unknown_fields| {
+        visit(&read_record(bytes, unknown_fields)?);
         Ok(())
     })
 }
@@ -75,17 +90,18 @@ pub fn for_each(payload: &[u8], mut visit: impl FnMut(&RecordView<'_>)) -> Resul
 #[inline(always)]
 fn for_each_record<'a>(
     payload: &'a [u8],
-    mut on_record: impl FnMut(&'a [u8]) -> Result<(), Reason>,
+    unknown_fields: &mut u64,
+    mut on_record: impl FnMut(&'a [u8], &mut u64) -> Result<(), Reason>,
 ) -> Result<u32, Reason> {
     let mut reader = Reader { rest: payload };
     let mut records = 0;
     while !reader.is_at_end() {
         match reader.key()? {
             batch::RECORDS => {
-                on_record(reader.bytes()?).map_err(inside)?;
+                on_record(reader.bytes()?, unknown_fields).map_err(inside)?;
                 records += 1;
             }
-            other => reader.skip(other, batch::FIELD_MAX)?,
+            other => reader.skip(other, batch::FIELD_MAX, unknown_fields)?,
         }
     }
     Ok(records)
@@ -93,7 +109,7 @@ fn for_each_record<'a>(
 
 /// Of a field that occurs again the last occurrence holds; `attributes` gather.
 #[inline(always)]
-fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
+fn read_record<'a>(bytes: &'a [u8], unknown_fields: &mut u64) -> Result<RecordView<'a>, Reason> {
     let mut view = RecordView::EMPTY;
     let mut attributes = 0;
     // What stands from the first attribute on, and what behind the last.
@@ -110,7 +126,7 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
             record::BODY => view.body = text(reader.bytes()?)?,
             record::HOST_NAME => view.host_name = text(reader.bytes()?)?,
             record::ATTRIBUTES => {
-                read_entry(reader.bytes()?)?;
+                read_entry(reader.bytes()?, unknown_fields)?;
                 if attributes == 0 {
                     from_first = field;
                 }
@@ -119,7 +135,7 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
             }
             record::TRACE_ID => view.trace_id = reader.bytes()?,
             record::SPAN_ID => view.span_id = reader.bytes()?,
-            other => reader.skip(other, record::FIELD_MAX)?,
+            other => reader.skip(other, record::FIELD_MAX, unknown_fields)?,
         }
     }
     view.attributes = Attributes {
@@ -130,14 +146,14 @@ fn read_record(bytes: &[u8]) -> Result<RecordView<'_>, Reason> {
 }
 
 #[inline(always)]
-fn read_entry(bytes: &[u8]) -> Result<(&str, &str), Reason> {
+fn read_entry<'a>(bytes: &'a [u8], unknown_fields: &mut u64) -> Result<(&'a str, &'a str), Reason> {
     let mut pair = ("", "");
     let mut reader = Reader { rest: bytes };
     while !reader.is_at_end() {
         match reader.key()? {
             entry::KEY => pair.0 = text(reader.bytes()?)?,
             entry::VALUE => pair.1 = text(reader.bytes()?)?,
-            other => reader.skip(other, entry::FIELD_MAX)?,
+            other => reader.skip(other, entry::FIELD_MAX, unknown_fields)?,
         }
     }
     Ok(pair)
@@ -174,7 +190,7 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.reader.is_at_end() {
             match self.reader.key().ok()? {
-                record::ATTRIBUTES => return read_entry(self.reader.bytes().ok()?).ok(),
+                record::ATTRIBUTES => return read_entry(self.reader.bytes().ok()?, &mut 0).ok(),
                 other => self.reader.skip_any(other).ok()?,
             }
         }
@@ -255,14 +271,15 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// Passes over a field of no known key. `field_max`: the message knows fields 1 to that, so
+    /// Passes over a field of no known key, and counts it. `field_max`: the message knows fields 1 to that, so
     /// one of these has come with a wire type that is not its own.
     #[cold]
     #[inline(never)]
-    fn skip(&mut self, key: u32, field_max: u32) -> Result<(), Reason> {
+    fn skip(&mut self, key: u32, field_max: u32, unknown_fields: &mut u64) -> Result<(), Reason> {
         if (1..=field_max).contains(&(key >> 3)) {
             return Err(Reason::MalformedPayload);
         }
+        *unknown_fields += 1;
         self.skip_any(key)
     }
 
@@ -336,9 +353,13 @@ mod tests {
         payload
     }
 
+    fn records(payload: &[u8]) -> Result<u32, Reason> {
+        validate(payload).map(|found| found.records)
+    }
+
     fn verdict(record: &[u8]) -> Result<u32, Reason> {
         let payload = batch_of(record);
-        let verdict = validate(&payload);
+        let verdict = records(&payload);
         assert_eq!(for_each(&payload, |_| ()), verdict);
         verdict
     }
@@ -413,11 +434,28 @@ mod tests {
         assert_eq!(seen, Ok(1));
     }
 
+    /// What a newer producer may send: fields 9 and 15 of the batch, of a record and of an entry.
+    #[test]
+    fn unknown_fields_are_counted_and_not_fatal() {
+        let record = b"\x22\x01a\x48\x01\x4a\x02zz\x32\x06\x0a\x01k\x7a\x01z\x7b\x48\x01\x7c";
+        let mut payload = batch_of(record);
+        payload.extend(batch_of(record));
+        payload.extend(b"\x48\x05");
+        let found = Found {
+            records: 2,
+            // Of each record two, of its attribute one, its group one; and one of the batch.
+            unknown_fields: 9,
+        };
+        assert_eq!(validate(&payload), Ok(found));
+        let bodies = for_each(&payload, |view| assert_eq!(view.body, "a"));
+        assert_eq!(bodies, Ok(2));
+    }
+
     #[test]
     fn a_payload_that_ends_too_early_is_told_from_one_that_contradicts_itself() {
         // The record is longer than the payload.
-        assert_eq!(validate(&[0x0a, 2, 0x10]), Err(Reason::TruncatedPayload));
-        assert_eq!(validate(&[0x0a]), Err(Reason::TruncatedPayload));
+        assert_eq!(records(&[0x0a, 2, 0x10]), Err(Reason::TruncatedPayload));
+        assert_eq!(records(&[0x0a]), Err(Reason::TruncatedPayload));
         // The record is whole, but its body is longer than it.
         assert_eq!(verdict(b"\x22\x05abc"), Err(Reason::MalformedPayload));
         assert_eq!(verdict(b"\x09\x00"), Err(Reason::MalformedPayload));
@@ -477,7 +515,7 @@ mod tests {
             }
         }
         // Of the batch and of an entry too.
-        assert_eq!(validate(&[0x08, 0]), Err(Reason::MalformedPayload));
+        assert_eq!(records(&[0x08, 0]), Err(Reason::MalformedPayload));
         assert_eq!(verdict(b"\x32\x02\x08\x00"), Err(Reason::MalformedPayload));
     }
 
@@ -492,10 +530,10 @@ mod tests {
         assert_eq!(verdict(&nested(1)), Ok(1));
         assert_eq!(verdict(&nested(NESTING_MAX)), Ok(1));
         assert_eq!(verdict(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
-        assert_eq!(validate(&nested(NESTING_MAX)), Ok(0));
-        assert_eq!(validate(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
+        assert_eq!(records(&nested(NESTING_MAX)), Ok(0));
+        assert_eq!(records(&nested(NESTING_MAX + 1)), Err(Reason::TooDeep));
         // A million opened groups are refused at the 33rd.
-        assert_eq!(validate(&vec![0x7b; 1 << 20]), Err(Reason::TooDeep));
+        assert_eq!(records(&vec![0x7b; 1 << 20]), Err(Reason::TooDeep));
         // Closed by another's end.
         assert_eq!(
             verdict(&[0x7b, 0x73, 0x7c, 0x74]),

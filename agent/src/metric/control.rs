@@ -6,12 +6,14 @@ use metrics::{Counter, Gauge};
 
 use super::{Registry, add_difference, add_differences, family};
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::schema::registry::State;
 use crate::shard::counters::Refusal;
 
 /// The control thread's handles and what it published last.
 pub struct ControlPublisher {
     listeners: Vec<ListenerHandles>,
     sinks: Vec<SinkHandles>,
+    schemas: [Gauge; State::ALL.len()],
     journal_limit_bytes: Gauge,
     journal_refusing_shards: [Gauge; Refusal::COUNT],
     journal_disk_free_bytes: Gauge,
@@ -99,6 +101,7 @@ impl ControlPublisher {
                 .iter()
                 .map(|sink| SinkHandles::new(registry, sink))
                 .collect(),
+            schemas: State::ALL.map(|state| registry.gauge(&family::SCHEMAS, &[state.label()])),
             journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
             journal_refusing_shards: Refusal::ALL
                 .map(|cause| registry.gauge(&family::JOURNAL_REFUSING_SHARDS, &[cause.label()])),
@@ -161,6 +164,11 @@ impl ControlPublisher {
         }
         self.journal_disk_free_bytes.set(now.disk_free as f64);
         self.journal_min_free_bytes.set(now.min_free as f64);
+    }
+
+    /// How many schema files are in a state.
+    pub fn schemas(&self, state: State, count: usize) {
+        self.schemas[state as usize].set(count as f64);
     }
 
     pub fn journal_limit(&self, bytes: u64) {

@@ -251,7 +251,13 @@ pub static SINK_SKIPPED_RECORDS: Family = counter(
     Unit::Count,
     &["sink", "reason"],
     "Durable records that a sink will never deliver, by reason: dropped undelivered to make room \
-     (journal.on_full), or unreadable in the journal.",
+     (journal.on_full), unreadable in the journal, or refused where they were forwarded to.",
+);
+pub static SCHEMAS: Family = gauge(
+    "penstock_schemas",
+    Unit::Count,
+    &["state"],
+    "Files of schemas_dir: usable, unusable (no records can be made of their data) or broken.",
 );
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
@@ -267,7 +273,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 32] = [
+pub static RECORDED: [&Family; 33] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -298,6 +304,7 @@ pub static RECORDED: [&Family; 32] = [
     &SINK_LAG_SECONDS,
     &SINK_ERRORS,
     &SINK_SKIPPED_RECORDS,
+    &SCHEMAS,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &BUILD_INFO,
 ];

@@ -367,6 +367,7 @@ mod tests {
             "penstock_refused_frames_total{listener=\"t\",reason=\"duplicate\"} 0",
             "penstock_refused_frames_total{listener=\"u\",reason=\"backpressure\"} 0",
             "penstock_accepted_records_total{listener=\"t\",encoding=\"json\"} 0",
+            "penstock_unmapped_fields_total{listener=\"u\"} 0",
             "penstock_connections{listener=\"t\"} 0",
             "penstock_connections_closed_total{listener=\"t\",reason=\"framing_lost\"} 0",
             "penstock_journal_lost_records_total{reason=\"sync_failed\"} 0",
@@ -377,9 +378,9 @@ mod tests {
         ] {
             assert!(has(&text, line), "{line} in\n{text}");
         }
-        // All 27 reasons of each listener; no series that its protocol cannot have.
+        // All 33 reasons of each listener; no series that its protocol cannot have.
         let count = |start: &str| text.lines().filter(|l| l.starts_with(start)).count();
-        assert_eq!(count("penstock_refused_frames_total{"), 54);
+        assert_eq!(count("penstock_refused_frames_total{"), 66);
         assert_eq!(count("penstock_gate_datagrams_total{"), 6);
         assert_eq!(count("penstock_connections{"), 1);
         assert_eq!(count("penstock_received_datagrams_total{"), 1);

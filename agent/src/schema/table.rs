@@ -26,22 +26,32 @@ pub struct SchemaTable {
 
 /// The current table, shared by all threads that decode. A thread keeps the table it last saw and
 /// looks at the generation before each payload: one relaxed load, and the lock only after a change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Schemas {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     generation: AtomicU64,
     table: Mutex<Arc<SchemaTable>>,
 }
 
+impl Default for Schemas {
+    /// Our own schemas.
+    fn default() -> Self {
+        Self::new(SchemaTable::builtin())
+    }
+}
+
 impl Schemas {
     pub fn new(table: SchemaTable) -> Self {
-        let schemas = Self::default();
-        schemas.replace(table);
-        schemas
+        Self {
+            shared: Arc::new(Shared {
+                generation: AtomicU64::new(0),
+                table: Mutex::new(Arc::new(table)),
+            }),
+        }
     }
 
     /// Changes whenever the table does.

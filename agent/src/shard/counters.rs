@@ -132,6 +132,14 @@ impl SegmentCall {
             Self::Remove => "remove",
         }
     }
+
+    /// For the log, before "a segment".
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::SyncName => "sync the name of",
+            _ => self.label(),
+        }
+    }
 }
 
 /// Counts of one listener on one shard. All rise only, but for `connections`.

@@ -143,6 +143,12 @@ pub enum Op {
         peer: PeerId,
         socket: Socket,
     },
+    /// Send nothing more: the peer sees the stream's end behind the last acknowledgement. Receiving
+    /// goes on. It has no completion.
+    PeerEnd {
+        peer: PeerId,
+        socket: Socket,
+    },
     /// Close a connection's socket; nothing of the peer may be in flight any more.
     PeerClose {
         peer: PeerId,
@@ -178,7 +184,8 @@ pub enum Op {
         number: u64,
         file: SegmentFile,
     },
-    /// Unlink the segment's file.
+    /// Unlink the segment's file, and sync the folder: the completion says that it will not come
+    /// back.
     SegmentRemove {
         number: u64,
     },

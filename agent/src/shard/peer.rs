@@ -18,6 +18,10 @@ pub enum Phase {
     Streaming,
     /// Nothing more is read; what is in the journal is still acknowledged.
     Finishing { reason: CloseReason, since_ns: u64 },
+    /// Everything was said and the sending side is shut; what the peer still sends is read and
+    /// thrown away until it closes. A close with unread bytes would reset the connection, and a
+    /// reset takes acknowledgements with it that the peer has not read yet.
+    Lingering { reason: CloseReason, since_ns: u64 },
     /// Nothing more is sent either; waits until nothing of it is in the kernel.
     Closing,
     /// The close itself is in the kernel.

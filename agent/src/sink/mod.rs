@@ -1,11 +1,13 @@
 //! Sinks: readers of a shard's journal that deliver its records somewhere and keep a durable cursor.
 //!
 //! `run` is the loop that every sink shares: blocks from memory while it keeps up, from disk when
-//! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files.
-//! A sink knows the journal's reader and nothing of sockets.
+//! it lags, a commit at bounds, a retry after a failure. `file` is the sink that writes files,
+//! `forward` the one that hands over to another Penstock.
+//! A sink knows the journal's reader and nothing of the shards' sockets.
 
 pub mod clock;
 pub mod file;
+pub mod forward;
 pub mod run;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -103,6 +105,8 @@ pub enum SinkError {
         path.display()
     )]
     CursorDamaged { path: PathBuf, what: &'static str },
+    #[error("waiting for the connection: {0}")]
+    Connection(io::Error),
     #[error(transparent)]
     Journal(#[from] ReadError),
     /// The stop's deadline passed. Nothing is lost: the rest is delivered after the next start.
@@ -146,6 +150,12 @@ error_reasons! {
     Undecodable = "undecodable";
     /// The stop's deadline passed before everything was delivered.
     Deadline = "deadline";
+    /// The agent that this sink forwards to could not be reached, or the connection ended.
+    Connection = "connection";
+    /// That agent asked to try a frame later.
+    TryLater = "try_later";
+    /// That agent refused a frame: its records are not delivered, and not tried again.
+    Refused = "refused";
 }
 
 impl SinkError {
@@ -164,6 +174,7 @@ impl SinkError {
             Self::Output { .. } => ErrorReason::Output,
             Self::Cursor { .. } => ErrorReason::Cursor,
             Self::CursorDamaged { .. } => ErrorReason::CursorDamaged,
+            Self::Connection(_) => ErrorReason::Connection,
             Self::Journal(ReadError::Missing { .. }) => ErrorReason::JournalMissing,
             Self::Journal(ReadError::Damaged { .. }) => ErrorReason::Damaged,
             Self::Journal(_) => ErrorReason::Journal,
@@ -181,16 +192,19 @@ pub enum SkipReason {
     Dropped,
     /// Damaged, missing, or of a kind that this version cannot decode.
     Unreadable,
+    /// Refused for good by the agent that they were forwarded to.
+    Refused,
 }
 
 impl SkipReason {
-    pub const ALL: [Self; 2] = [Self::Dropped, Self::Unreadable];
+    pub const ALL: [Self; 3] = [Self::Dropped, Self::Unreadable, Self::Refused];
     pub const COUNT: usize = Self::ALL.len();
 
     pub const fn label(self) -> &'static str {
         match self {
             Self::Dropped => "dropped",
             Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
         }
     }
 }

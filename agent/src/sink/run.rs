@@ -22,7 +22,9 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::settings::SinkSettings;
+use penstock_client::Transport;
+
+use crate::config::settings::{SinkKind, SinkSettings};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, SinkMark};
 use crate::journal::format::{segment_file_name, shard_folder_name};
 use crate::journal::reader::{JournalReader, ReadError, oldest, read_segment_header};
@@ -32,6 +34,7 @@ use crate::sink::clock::Clock;
 use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::RealDisk;
 use crate::sink::file::{CURSORS_FOLDER, FileSink};
+use crate::sink::forward::{self, ForwardPlan, ForwardSink};
 use crate::sink::{
     Block, Cursor, Delivered, ErrorReason, Sink, SinkError, SinkLag, SinkStats, SkipReason,
     StopDeadline,
@@ -68,17 +71,42 @@ pub struct SinkPlan {
     pub stop: Arc<StopDeadline>,
 }
 
-/// Starts the thread of a file sink.
+/// Starts a sink's thread.
 pub fn spawn(plan: SinkPlan) -> io::Result<JoinHandle<Result<(), SinkError>>> {
+    match plan.settings.kind {
+        SinkKind::File => {
+            let sink = FileSink::new(
+                RealDisk,
+                &plan.settings,
+                plan.shard,
+                &plan.data_dir,
+                &plan.schemas,
+                Arc::clone(&plan.stats),
+            )?;
+            spawn_loop(sink, plan)
+        }
+        SinkKind::Penstock => {
+            let forward = ForwardPlan {
+                name: plan.settings.name.clone(),
+                shard: plan.shard,
+                data_dir: plan.data_dir.clone(),
+                targets: plan.settings.to.len(),
+                stats: Arc::clone(&plan.stats),
+                stop: Arc::clone(&plan.stop),
+                marks: Arc::clone(&plan.feed.marks),
+                mark: Arc::clone(&plan.feed.mark),
+            };
+            let transport = Transport::new(plan.settings.to.clone());
+            spawn_loop(ForwardSink::new(forward, RealDisk, transport), plan)
+        }
+    }
+}
+
+fn spawn_loop<S: Sink + Send + 'static>(
+    sink: S,
+    plan: SinkPlan,
+) -> io::Result<JoinHandle<Result<(), SinkError>>> {
     let name = format!("sink-{}-{:02}", plan.settings.name, plan.shard);
-    let sink = FileSink::new(
-        RealDisk,
-        &plan.settings,
-        plan.shard,
-        &plan.data_dir,
-        &plan.schemas,
-        Arc::clone(&plan.stats),
-    )?;
     let folder = journal_folder(&plan);
     std::thread::Builder::new()
         .name(name)
@@ -88,10 +116,19 @@ pub fn spawn(plan: SinkPlan) -> io::Result<JoinHandle<Result<(), SinkError>>> {
 /// Stands in for the thread of a sink that is not enabled: the sink's mark stays where its cursor
 /// is, so that the journal keeps what it has still to get.
 pub fn hold(plan: &SinkPlan) -> Result<(), SinkError> {
-    let cursors = plan.data_dir.join(CURSORS_FOLDER);
-    let saved = CursorFile::new(cursors, &plan.settings.name, plan.shard).load(&mut RealDisk)?;
+    let name = &plan.settings.name;
+    let saved = match plan.settings.kind {
+        SinkKind::File => {
+            let cursors = plan.data_dir.join(CURSORS_FOLDER);
+            let saved = CursorFile::new(cursors, name, plan.shard).load(&mut RealDisk)?;
+            saved.map(|saved| saved.cursor)
+        }
+        SinkKind::Penstock => {
+            forward::saved_cursor(&plan.data_dir, name, plan.shard, &mut RealDisk)?
+        }
+    };
     let at = match saved {
-        Some(saved) => saved.cursor,
+        Some(cursor) => cursor,
         None => first(&journal_folder(plan), &plan.feed.marks)?,
     };
     plan.feed.mark.commit(at.position, at.records);

@@ -318,11 +318,21 @@ impl Ring {
             },
             Token::SegmentRemove(number) => {
                 self.paths.remove(&token.pack());
+                // Only then is it gone for good, and the next may follow: a power cut must not bring
+                // an earlier segment back beside the gap that a later one has left.
+                if done.is_ok() {
+                    self.sync_folder(Token::RemovalSync(number));
+                    return None;
+                }
                 Completion::SegmentRemoved {
                     number,
                     result: done,
                 }
             }
+            Token::RemovalSync(number) => Completion::SegmentRemoved {
+                number,
+                result: done,
+            },
         })
     }
 
@@ -410,6 +420,10 @@ impl Kernel for Ring {
                 opcode::Shutdown::new(Fd(socket.0), libc::SHUT_RDWR).build(),
                 Token::Cancel,
             ),
+            Op::PeerEnd { socket, .. } => self.submit(
+                opcode::Shutdown::new(Fd(socket.0), libc::SHUT_WR).build(),
+                Token::Cancel,
+            ),
             Op::PeerClose { peer, socket } => {
                 self.submit(opcode::Close::new(Fd(socket.0)).build(), Token::Close(peer));
             }
@@ -426,10 +440,7 @@ impl Kernel for Ring {
                 let allocate = opcode::Fallocate::new(Fd(file.0), len);
                 self.submit(allocate.build(), Token::SegmentAllocate(number));
             }
-            Op::FolderSync { number } => {
-                let sync = opcode::Fsync::new(Fd(self.folder.as_raw_fd()));
-                self.submit(sync.build(), Token::FolderSync(number));
-            }
+            Op::FolderSync { number } => self.sync_folder(Token::FolderSync(number)),
             Op::JournalWrite {
                 file,
                 block,
@@ -522,6 +533,11 @@ impl Kernel for Ring {
 }
 
 impl Ring {
+    fn sync_folder(&mut self, token: Token) {
+        let sync = opcode::Fsync::new(Fd(self.folder.as_raw_fd()));
+        self.submit(sync.build(), token);
+    }
+
     fn cancel(&mut self, token: Token) {
         self.submit(
             opcode::AsyncCancel::new(token.pack()).build(),

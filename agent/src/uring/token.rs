@@ -26,6 +26,8 @@ pub enum Token {
     Sync(u64),
     SegmentClose(u64),
     SegmentRemove(u64),
+    /// The sync that follows a removal.
+    RemovalSync(u64),
     Wake,
     Peek(PeerId),
 }
@@ -51,6 +53,7 @@ impl Token {
             Self::SegmentRemove(number) => (13, number),
             Self::Wake => (14, 0),
             Self::Peek(peer) => (15, pack_peer(peer)),
+            Self::RemovalSync(number) => (16, number),
         };
         debug_assert!(subject < 1 << SUBJECT_BITS, "{self:?}");
         kind << SUBJECT_BITS | subject
@@ -74,6 +77,7 @@ impl Token {
             13 => Self::SegmentRemove(subject),
             14 => Self::Wake,
             15 => Self::Peek(unpack_peer(subject)),
+            16 => Self::RemovalSync(subject),
             kind => panic!("a completion of kind {kind}, which the fence never submitted"),
         }
     }
@@ -114,6 +118,7 @@ mod tests {
             Token::Sync(1 << 40),
             Token::SegmentClose(5),
             Token::SegmentRemove(6),
+            Token::RemovalSync(7),
             Token::Wake,
             Token::Peek(peer),
         ];

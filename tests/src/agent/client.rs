@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use agent_common::frame::{FLAG_ACKNOWLEDGE, FrameHeader};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::v1::{LogBatch, LogRecord};
 use penstock_proto::wire::{ACK_LEN, Ack, AckStatus, write_frame};
@@ -40,15 +41,80 @@ pub fn line(body: impl Into<String>) -> LogRecord {
     }
 }
 
-/// A payload: by prost, or as JSON lines.
+/// A payload: by prost, as Avro of the newest version, or as JSON lines.
 pub fn payload(encoding: Encoding, records: &[LogRecord]) -> Vec<u8> {
     match encoding {
         Encoding::Protobuf => LogBatch {
             records: records.to_vec(),
         }
         .encode_to_vec(),
+        Encoding::Avro => avro(SchemaVersion::V3, records),
         Encoding::Json => records.iter().flat_map(json_line).collect(),
     }
+}
+
+/// Avro's single-object encoding of an array, each record a block of its own that says how long it
+/// is: other blocks than the client's.
+pub fn avro(schema: SchemaVersion, records: &[LogRecord]) -> Vec<u8> {
+    let mut payload = vec![0xc3, 0x01];
+    payload.extend_from_slice(&schema.array_fingerprint().to_le_bytes());
+    for record in records {
+        let record = avro_record(schema, record);
+        long(-1, &mut payload);
+        long(record.len() as i64, &mut payload);
+        payload.extend_from_slice(&record);
+    }
+    long(0, &mut payload);
+    payload
+}
+
+/// What a version of the Avro schema can say of a record.
+pub fn as_of(schema: SchemaVersion, mut record: LogRecord) -> LogRecord {
+    if schema != SchemaVersion::V3 {
+        record.trace_id.clear();
+        record.span_id.clear();
+    }
+    if schema == SchemaVersion::V1 {
+        record.host_name.clear();
+        record.attributes.clear();
+    }
+    record
+}
+
+fn avro_record(schema: SchemaVersion, record: &LogRecord) -> Vec<u8> {
+    let mut out = Vec::new();
+    let bytes = |bytes: &[u8], out: &mut Vec<u8>| {
+        long(bytes.len() as i64, out);
+        out.extend_from_slice(bytes);
+    };
+    long(record.time_unix_nano as i64, &mut out);
+    long(i64::from(record.severity_number as i32), &mut out);
+    bytes(record.service_name.as_bytes(), &mut out);
+    bytes(record.body.as_bytes(), &mut out);
+    if schema != SchemaVersion::V1 {
+        bytes(record.host_name.as_bytes(), &mut out);
+        for (key, value) in &record.attributes {
+            long(1, &mut out);
+            bytes(key.as_bytes(), &mut out);
+            bytes(value.as_bytes(), &mut out);
+        }
+        long(0, &mut out);
+    }
+    if schema == SchemaVersion::V3 {
+        bytes(&record.trace_id, &mut out);
+        bytes(&record.span_id, &mut out);
+    }
+    out
+}
+
+/// Zigzag, then seven bits a byte, the low ones first.
+fn long(value: i64, out: &mut Vec<u8>) {
+    let mut rest = (value << 1 ^ value >> 63) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
 }
 
 fn json_line(record: &LogRecord) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! The configuration of one life, as a test varies it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where the gate shall stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +26,29 @@ pub struct Config {
     pub udp_receive_buffer: &'static str,
     /// Instead of the home's own.
     pub data_dir: Option<PathBuf>,
+    /// More lines, before the first table.
+    pub top: &'static str,
     /// More lines of `[journal]`.
     pub journal: &'static str,
+    /// A folder of users' writer schemas.
+    pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
     pub more: &'static str,
+}
+
+/// A loopback address of the caller's own, port 0. For an agent that comes back to its port: outgoing
+/// connections bear 127.0.0.1, so that none of them can take the port meanwhile, not even one to
+/// the port itself.
+pub fn own_address() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    format!(
+        "127.{}.{}.{}:0",
+        1 + process % 250,
+        process / 250 % 250,
+        1 + number % 250
+    )
 }
 
 impl Config {
@@ -43,7 +63,9 @@ impl Config {
             admin_address: "127.0.0.1:0".to_owned(),
             udp_receive_buffer: "16MiB",
             data_dir: None,
+            top: "",
             journal: "",
+            schemas_dir: None,
             more: "",
         }
     }
@@ -57,6 +79,7 @@ impl Config {
             tcp_address,
             admin_address,
             udp_receive_buffer,
+            top,
             journal,
             more,
             ..
@@ -66,12 +89,18 @@ impl Config {
             Gate::Kernel => "auto",
             Gate::UserSpace => "off",
         };
+        let schemas_dir = match &self.schemas_dir {
+            Some(folder) => format!("schemas_dir = \"{}\"", folder.display()),
+            None => String::new(),
+        };
         // `min_free` is about the host's disk, which is not the tests' subject.
         format!(
             r#"
 data_dir = "{data_dir}"
+{schemas_dir}
 shards = {shards}
 memory_max = "512MiB"
+{top}
 [admin]
 address = "{admin_address}"
 [journal]

@@ -1,11 +1,13 @@
-//! What the agent stored, read back in two ways: by the library's container reader, and as
+//! What the agent stored, read back in two ways: by the library's reader of all formats, and as
 //! `penstock cat` prints it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use penstock::sink::file::container::{ContainerReader, Next, Stored};
+use penstock::sink::file::container::{Next, Stored};
+use penstock::sink::file::name::OPEN_SUFFIX;
+use penstock::sink::file::read::RecordsReader;
 use penstock_proto::v1::LogRecord;
 
 use super::client::hex;
@@ -48,7 +50,7 @@ impl From<&Stored<'_>> for StoredRecord {
 pub fn read(folder: &Path) -> Vec<StoredRecord> {
     let mut records = Vec::new();
     for path in files(folder) {
-        let sealed = path.extension().is_some_and(|ending| ending == "avro");
+        let sealed = !path.to_string_lossy().ends_with(OPEN_SUFFIX);
         assert!(sealed, "{} is not sealed", path.display());
         read_file(&path, &mut records);
     }
@@ -67,7 +69,7 @@ pub fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 
 fn read_file(path: &Path, records: &mut Vec<StoredRecord>) {
     let file = File::open(path).expect("open a file of records");
-    let mut reader = ContainerReader::open(file).expect("an Avro container file");
+    let mut reader = RecordsReader::open(file, path).expect("a sink's file");
     loop {
         match reader.read_next().expect("a whole block") {
             Next::Records(block) => records.extend(block.iter().map(StoredRecord::from)),

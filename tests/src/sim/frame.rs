@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use agent_common::frame::{FLAG_ACKNOWLEDGE, FRAME_HEADER_LEN, FrameHeader, offset};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::v1::{LogBatch, LogRecord};
@@ -11,6 +12,7 @@ use penstock_proto::wire;
 use prost::Message as _;
 
 use super::rng::Rng;
+use crate::agent::client::avro;
 
 /// The longest payload that the simulated listeners take.
 pub const PAYLOAD_LEN_MAX: u32 = 12 << 10;
@@ -195,6 +197,12 @@ pub fn payload(rng: &mut Rng, order: &Order) -> Vec<u8> {
             }
             LogBatch { records }.encode_to_vec()
         }
+        Encoding::Avro => {
+            for record in &mut records {
+                record.attributes.retain(|key, _| key == "key0");
+            }
+            avro(SchemaVersion::V3, &records)
+        }
         Encoding::Json => {
             let lines: Vec<String> = records.iter().map(json_line).collect();
             lines.join("\n").into_bytes()
@@ -300,7 +308,7 @@ pub fn spoil(rng: &mut Rng, whole: &Frame, defect: Defect) -> Frame {
         Defect::Version => bytes[offset::VERSION] = b'2',
         Defect::Reserved => bytes[offset::RESERVED] = 1,
         Defect::Encoding => bytes[offset::ENCODING] = rng.pick(&[0, 6, 255]),
-        Defect::UnsupportedEncoding => bytes[offset::ENCODING] = rng.pick(&[2, 4, 5]),
+        Defect::UnsupportedEncoding => bytes[offset::ENCODING] = rng.pick(&[4, 5]),
         Defect::Flag => bytes[offset::FLAGS] |= rng.pick(&[0x04, 0x40, 0x80]),
         Defect::Priority => bytes[offset::PRIORITY] = rng.pick(&[4, 255]),
         Defect::NoRecords => records = 0,

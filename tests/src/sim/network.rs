@@ -140,6 +140,8 @@ pub struct Conn {
     pub closed: bool,
     /// The agent has shut it down, both ways.
     pub shut: bool,
+    /// The agent has said that it sends nothing more; what it reads from then on it throws away.
+    pub ended: bool,
 
     /// All bytes that the worker has wanted to send, how many of them the socket has taken and
     /// how many the producer has read.
@@ -191,6 +193,7 @@ impl Conn {
             framing_lost: false,
             closed: false,
             shut: false,
+            ended: false,
             answers: Vec::new(),
             answers_taken: 0,
             answers_read: 0,

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use penstock::config;
 use penstock::daemon::data::DataFolder;
 use penstock::daemon::recall::recall;
 use penstock::journal::dedup::Recalled;
@@ -27,7 +28,7 @@ pub const NOBODYS_FAULT: [Reason; 4] = [
     Reason::Stopping,
 ];
 
-/// More producers than any run has; and longer than any run.
+/// What a start that forgets everybody has room for.
 const PRODUCERS_MAX: usize = 24;
 const PRODUCER_EXPIRY: Duration = Duration::from_secs(3_600);
 
@@ -59,7 +60,7 @@ pub fn recover(data_dir: &Path, images: &[DiskImage], count: u16, world: &mut Wo
     }
     let data = DataFolder::open(data_dir).expect("a data folder");
     let now_unix_ns = world.now().unix_ns;
-    let inherited = recall(&data, count, PRODUCERS_MAX, PRODUCER_EXPIRY, now_unix_ns);
+    let inherited = recall(&data, &config::builtin(), count, now_unix_ns);
     let inherited = inherited.expect("recovery of sound files");
     let kept = inherited
         .shards

@@ -59,6 +59,7 @@ impl FileActor {
             rotate_age: setup.rotate_age,
             keep_size: u64::MAX,
             keep_age: Duration::MAX,
+            to: Vec::new(),
             enabled: true,
         };
         files.tell_time();

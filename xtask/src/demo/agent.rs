@@ -35,18 +35,26 @@ pub fn log(folder: &Path) -> PathBuf {
 impl Agent {
     /// Starts it and waits until it is ready. `must_have_gate`: it fails where eBPF does not attach.
     pub fn start(binary: &Path, folder: &Path, must_have_gate: bool) -> anyhow::Result<Self> {
-        let admin = free_port()?;
+        let admin = free_port(Ipv4Addr::LOCALHOST)?;
+        let configuration = configuration(
+            &folder.join("data"),
+            admin,
+            must_have_gate,
+            journal_max_size(free_bytes(folder)?)?,
+        );
+        Self::start_with(binary, folder, admin, &configuration)
+    }
+
+    /// The same with a configuration of the caller's, which names this admin address.
+    pub fn start_with(
+        binary: &Path,
+        folder: &Path,
+        admin: SocketAddr,
+        text: &str,
+    ) -> anyhow::Result<Self> {
         let configuration = folder.join("penstock.toml");
-        std::fs::write(
-            &configuration,
-            self::configuration(
-                &folder.join("data"),
-                admin,
-                must_have_gate,
-                journal_max_size(free_bytes(folder)?)?,
-            ),
-        )
-        .with_context(|| format!("cannot write {}", configuration.display()))?;
+        std::fs::write(&configuration, text)
+            .with_context(|| format!("cannot write {}", configuration.display()))?;
         let log = log(folder);
         let output = std::fs::File::create(&log)
             .with_context(|| format!("cannot create {}", log.display()))?;
@@ -150,6 +158,12 @@ impl Agent {
         Some(kib << 10)
     }
 
+    /// SIGKILL.
+    pub fn kill(self) {
+        // Dropping a program that runs kills it and waits for its end.
+        drop(self.process);
+    }
+
     /// SIGTERM; it must end with 0.
     pub fn stop(self) -> anyhow::Result<()> {
         let start = Instant::now();
@@ -184,9 +198,9 @@ fn tail(log: &Path) -> String {
 }
 
 /// A port that was free a moment ago. The admin address must be known before anything can be asked.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a port on loopback")?;
+pub fn free_port(address: Ipv4Addr) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((address, 0))
+        .with_context(|| format!("cannot bind a port on {address}"))?;
     Ok(listener.local_addr()?)
 }
 

@@ -1,4 +1,5 @@
-//! The lanes: one listener for each protocol and encoding, and two for the load.
+//! The lanes: one listener for each encoding, plain and compressed, over TCP, three over UDP, and two
+//! for the load.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -15,19 +16,13 @@ impl Protocol {
     }
 }
 
+/// How the records of a lane are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     Protobuf,
+    /// With this version of the schema.
+    Avro(&'static str),
     Json,
-}
-
-impl Encoding {
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Protobuf => "protobuf",
-            Self::Json => "json",
-        }
-    }
 }
 
 /// What goes through a lane.
@@ -49,18 +44,67 @@ pub struct Lane {
     pub name: &'static str,
     pub protocol: Protocol,
     pub encoding: Encoding,
+    pub zstd: bool,
     pub traffic: Traffic,
 }
 
+impl Lane {
+    /// The options of `penstock send` and `penstock load` that encode as this lane does.
+    pub fn encoding_options(&self) -> Vec<&'static str> {
+        let mut options = match self.encoding {
+            Encoding::Protobuf => vec!["--encoding", "protobuf"],
+            Encoding::Avro(schema) => vec!["--encoding", "avro", "--schema", schema],
+            Encoding::Json => vec!["--encoding", "json"],
+        };
+        if self.zstd {
+            options.push("--zstd");
+        }
+        options
+    }
+}
+
+const PLAIN: bool = false;
+const ZSTD: bool = true;
+
 pub const LANES: &[Lane] = &[
-    logs("tcp-protobuf", Protocol::Tcp, Encoding::Protobuf),
-    logs("tcp-json", Protocol::Tcp, Encoding::Json),
-    logs("udp-protobuf", Protocol::Udp, Encoding::Protobuf),
-    logs("udp-json", Protocol::Udp, Encoding::Json),
+    logs("tcp-protobuf", Protocol::Tcp, Encoding::Protobuf, PLAIN),
+    logs("tcp-protobuf-zstd", Protocol::Tcp, Encoding::Protobuf, ZSTD),
+    logs("tcp-avro-v1", Protocol::Tcp, Encoding::Avro("v1"), PLAIN),
+    logs(
+        "tcp-avro-v1-zstd",
+        Protocol::Tcp,
+        Encoding::Avro("v1"),
+        ZSTD,
+    ),
+    logs("tcp-avro-v2", Protocol::Tcp, Encoding::Avro("v2"), PLAIN),
+    logs(
+        "tcp-avro-v2-zstd",
+        Protocol::Tcp,
+        Encoding::Avro("v2"),
+        ZSTD,
+    ),
+    logs("tcp-avro-v3", Protocol::Tcp, Encoding::Avro("v3"), PLAIN),
+    logs(
+        "tcp-avro-v3-zstd",
+        Protocol::Tcp,
+        Encoding::Avro("v3"),
+        ZSTD,
+    ),
+    logs("tcp-json", Protocol::Tcp, Encoding::Json, PLAIN),
+    logs("tcp-json-zstd", Protocol::Tcp, Encoding::Json, ZSTD),
+    logs("udp-protobuf", Protocol::Udp, Encoding::Protobuf, PLAIN),
+    logs(
+        "udp-avro-v3-zstd",
+        Protocol::Udp,
+        Encoding::Avro("v3"),
+        ZSTD,
+    ),
+    logs("udp-json", Protocol::Udp, Encoding::Json, PLAIN),
     Lane {
         name: "load-tcp",
         protocol: Protocol::Tcp,
         encoding: Encoding::Protobuf,
+        zstd: PLAIN,
         traffic: Traffic::Load {
             rate: "max",
             // A shard owns a producer by its random id: with a few, both shards have work.
@@ -72,6 +116,7 @@ pub const LANES: &[Lane] = &[
         name: "load-udp",
         protocol: Protocol::Udp,
         encoding: Encoding::Protobuf,
+        zstd: PLAIN,
         traffic: Traffic::Load {
             rate: "100000",
             connections: "1",
@@ -81,11 +126,48 @@ pub const LANES: &[Lane] = &[
     },
 ];
 
-const fn logs(name: &'static str, protocol: Protocol, encoding: Encoding) -> Lane {
+const fn logs(name: &'static str, protocol: Protocol, encoding: Encoding, zstd: bool) -> Lane {
     Lane {
         name,
         protocol,
         encoding,
+        zstd,
         traffic: Traffic::Logs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_encoding_is_sent_plain_and_compressed() {
+        for encoding in [
+            Encoding::Protobuf,
+            Encoding::Avro("v1"),
+            Encoding::Avro("v2"),
+            Encoding::Avro("v3"),
+            Encoding::Json,
+        ] {
+            for zstd in [PLAIN, ZSTD] {
+                let lanes = LANES
+                    .iter()
+                    .filter(|lane| lane.encoding == encoding && lane.zstd == zstd);
+                assert!(lanes.count() > 0, "{encoding:?}, zstd: {zstd}");
+            }
+        }
+        // A listener's name has at most 32 characters, and the books are kept by name.
+        let mut names: Vec<&str> = LANES.iter().map(|lane| lane.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), LANES.len());
+        assert!(names.iter().all(|name| name.len() <= 32));
+    }
+
+    #[test]
+    fn options_are_those_of_the_commands() {
+        let lane = LANES.iter().find(|lane| lane.name == "tcp-avro-v2-zstd");
+        let options = lane.expect("a lane").encoding_options();
+        assert_eq!(options, ["--encoding", "avro", "--schema", "v2", "--zstd"]);
     }
 }

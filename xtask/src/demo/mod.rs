@@ -3,7 +3,7 @@
 //! The plan:
 //! 1. See to what the host needs, build the eBPF object and the agent in release.
 //! 2. Start the agent on loopback, with one listener per lane, so that every count can be told
-//!    apart. A lane is a protocol and an encoding. As root the gate must attach, or the demo fails.
+//!    apart. A lane is a protocol, an encoding and a compression. As root the gate must attach, or the demo fails.
 //! 3. Collect this host's logs and ship them through each lane, one lane after the other.
 //! 4. Ten seconds of generated load: TCP flat out and UDP at a rate, at the same time.
 //! 5. Wait until the sink has caught up, then read the agent's counters and stop it by SIGTERM.
@@ -30,6 +30,7 @@ use crate::workspace;
 
 mod account;
 mod agent;
+mod crash;
 mod files;
 mod http;
 mod lane;
@@ -77,7 +78,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     println!("==> ship them through every lane");
     for lane in LANES.iter().filter(|lane| lane.traffic == Traffic::Logs) {
         let sent = ship(&binary, &folder, &agent, lane, &logs.files)?;
-        println!("  {:<13} {sent}", lane.name);
+        println!("  {:<17} {sent}", lane.name);
         books.push((lane, sent));
     }
     println!("==> {} s of generated load", arguments.load_seconds);
@@ -128,6 +129,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         bail!("{} sums do not agree", differences.len());
     }
     println!("Every record accounted for.\n");
+
+    crash::act(&binary, &folder.join("crash"), &python)?;
     files::how_to_open(&python, &binary, &records, &stored);
     Ok(())
 }
@@ -169,7 +172,7 @@ fn ship(
     let mut command = Command::new(binary);
     command
         .args(["send", "--to", &agent.url(lane)?])
-        .args(["--encoding", lane.encoding.label()])
+        .args(lane.encoding_options())
         .args(["--report", "json"])
         .args(logs);
     let mut producer = Producer::start(command, folder, lane)?;
@@ -196,7 +199,7 @@ fn generate(
         let mut command = Command::new(binary);
         command
             .args(["load", "--to", &agent.url(lane)?])
-            .args(["--encoding", lane.encoding.label()])
+            .args(lane.encoding_options())
             .args(["--rate", rate, "--for", &format!("{seconds}s")])
             .args(["--batch", batch, "--report", "json"]);
         if lane.protocol == Protocol::Tcp {
@@ -230,7 +233,7 @@ fn generate(
     let mut books = Vec::new();
     for (lane, mut producer) in producers {
         let sent = producer.finish(DRAIN_PATIENCE)?;
-        println!("  {:<13} {sent}", lane.name);
+        println!("  {:<17} {sent}", lane.name);
         books.push((lane, sent));
     }
     Ok(books)

@@ -5,15 +5,15 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Stop;
-use super::avro::{FileState, FilesSource};
+use super::files::{FileState, FilesSource};
 use super::journal::{JournalSource, Shard, read_failure};
 use super::printer::Printer;
 use crate::decode::Decoder;
 use crate::exit::{Exit, Failure};
 use crate::journal::format::segment_number;
 use crate::journal::reader::read_segment_header;
-use crate::schema::table::Schemas;
-use crate::sink::file::name::OPEN_SUFFIX;
+use crate::schema::registry::JournalSchemas;
+use crate::sink::file::name::{Kind, OPEN_SUFFIX};
 
 /// Where records come from.
 pub(super) enum Source {
@@ -35,10 +35,12 @@ impl Source {
                 let folder = path.parent().filter(|parent| *parent != Path::new(""));
                 let mut shard = Shard::new(folder.unwrap_or(Path::new(".")).to_owned());
                 shard.only = Some((number, header.base));
+                let schemas = JournalSchemas::around(path);
                 Ok(Self::Journal(JournalSource {
                     root: None,
                     shards: vec![shard],
-                    decoder: Decoder::new(&Schemas::default()),
+                    decoder: Decoder::new(schemas.schemas()),
+                    schemas,
                 }))
             }
             None => Ok(Self::Files(FilesSource {
@@ -51,10 +53,12 @@ impl Source {
     fn of_folder(path: &Path) -> Result<Self, Failure> {
         let names = folder_names(path)?;
         let journal = |root: Option<PathBuf>, shards| {
+            let schemas = JournalSchemas::around(path);
             Ok(Self::Journal(JournalSource {
                 root,
                 shards,
-                decoder: Decoder::new(&Schemas::default()),
+                decoder: Decoder::new(schemas.schemas()),
+                schemas,
             }))
         };
         if names.iter().any(|name| segment_number(name).is_some()) {
@@ -71,7 +75,7 @@ impl Source {
             return journal(None, vec![Shard::new(path.to_owned())]);
         }
         let of_sink = of_shard.is_some_and(|name| name == crate::sink::file::RECORDS_FOLDER);
-        if of_sink || names.iter().any(|name| is_container(name)) {
+        if of_sink || names.iter().any(|name| is_records(name)) {
             return Ok(Self::Files(FilesSource {
                 folder: Some(path.to_owned()),
                 files: BTreeMap::new(),
@@ -80,7 +84,7 @@ impl Source {
         Err(Failure::new(
             Exit::NoInput,
             format!(
-                "{}: neither a data folder nor one with segments or .avro files",
+                "{}: neither a data folder nor one with segments or a sink's files",
                 path.display()
             ),
         ))
@@ -114,8 +118,8 @@ pub(super) fn is_shard_folder(name: &str) -> bool {
         .is_some_and(|digits| digits.len() >= 2 && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-pub(super) fn is_container(name: &str) -> bool {
-    sealed_name(name).ends_with(".avro")
+pub(super) fn is_records(name: &str) -> bool {
+    Kind::of_name(name).is_some()
 }
 
 pub(super) fn sealed_name(name: &str) -> &str {

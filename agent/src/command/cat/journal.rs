@@ -12,6 +12,7 @@ use crate::decode::{Decoder, Payload};
 use crate::exit::{Exit, Failure};
 use crate::journal::reader::{BlockView, JournalReader, ReadError, oldest};
 use crate::record::RecordView;
+use crate::schema::registry::JournalSchemas;
 use crate::sink::file::container::Stored;
 
 /// A journal: one shard, or all that a folder holds.
@@ -20,6 +21,8 @@ pub(super) struct JournalSource {
     pub(super) root: Option<PathBuf>,
     pub(super) shards: Vec<Shard>,
     pub(super) decoder: Decoder,
+    /// What the decoder knows of writers' schemas.
+    pub(super) schemas: JournalSchemas,
 }
 
 pub(super) struct Shard {
@@ -53,6 +56,9 @@ impl JournalSource {
         printer: &mut Printer<W, E>,
         again: bool,
     ) -> Result<(), Stop> {
+        for error in self.schemas.refresh() {
+            printer.problem(&format!("a schema of the journal: {error}"));
+        }
         if let Some(root) = &self.root {
             for name in folder_names(root)? {
                 let folder = root.join(&name);

@@ -3,8 +3,8 @@
 //! Each path becomes a source; a source prints what is there and can be asked again for what came
 //! since. Damage is reported on standard error and stepped over.
 
-mod avro;
 mod escape;
+mod files;
 mod inputs;
 mod journal;
 mod json;
@@ -23,7 +23,7 @@ use printer::Printer;
 
 /// Print records from journal segments or sink files, in order.
 ///
-/// A PATH is a sink file (.avro, .avro.open), a folder of them, a journal segment (.segment), a
+/// A PATH is a sink file (.avro, .jsonl, .pb, compressed or not, sealed or .open), a folder of them, a journal segment (.segment), a
 /// shard's folder, or a data folder: then its journal is printed, all shards together, in the
 /// order in which the agent observed them (to within one block).
 ///

@@ -8,7 +8,7 @@ use penstock_proto::v1::LogRecord;
 
 use super::json::json_line;
 use super::*;
-use crate::config::settings::{Compression, SinkSettings};
+use crate::config::settings::{Compression, FileFormat, SinkSettings};
 use crate::journal::reader::JournalReader;
 use crate::schema::table::Schemas;
 use crate::sink::file::FileSink;
@@ -60,6 +60,16 @@ pub(super) fn written(
     sealed: bool,
     numbers: std::ops::Range<u64>,
 ) -> FileSink<RealDisk> {
+    let format = (FileFormat::Avro, Compression::Zstd);
+    written_as(format, data_dir, sealed, numbers)
+}
+
+pub(super) fn written_as(
+    (format, compression): (FileFormat, Compression),
+    data_dir: &Path,
+    sealed: bool,
+    numbers: std::ops::Range<u64>,
+) -> FileSink<RealDisk> {
     let mut journal = SampleJournal::new(data_dir);
     for number in numbers {
         journal.append(&[entry(number)]);
@@ -67,8 +77,9 @@ pub(super) fn written(
     let settings = SinkSettings {
         name: "files".to_owned(),
         kind: crate::config::settings::SinkKind::File,
-        format: crate::config::settings::FileFormat::Avro,
-        compression: Compression::Zstd,
+        to: Vec::new(),
+        format,
+        compression,
         rotate_size: u64::MAX,
         rotate_age: std::time::Duration::from_secs(3600),
         keep_size: u64::MAX,
@@ -89,13 +100,18 @@ pub(super) fn written(
     let mut reader = JournalReader::open(&journal.folder, 0).expect("open");
     while let Some(block) = reader.next_block(journal.position).expect("read") {
         sink.deliver(block).expect("deliver");
-        // One Avro block a record.
+        // One block a record.
         sink.commit().expect("commit");
     }
     if sealed {
         sink.seal().expect("seal");
     }
     sink
+}
+
+pub(super) fn only_file(data_dir: &Path) -> PathBuf {
+    let mut files = std::fs::read_dir(data_dir.join("records")).expect("the folder");
+    files.next().expect("a file").expect("an entry").path()
 }
 
 /// A record full of what must not reach a terminal.
@@ -197,6 +213,39 @@ impl Write for Pipe {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Each poll prints what is new: whole blocks, of a file that is being written.
+#[test]
+fn following_a_stream_of_frames_prints_each_block_once() {
+    for format in [FileFormat::Jsonl, FileFormat::Protobuf] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _sink = written_as((format, Compression::Zstd), folder.path(), false, 0..3);
+        let records = folder.path().join("records");
+        let open = only_file(folder.path());
+        let bytes = std::fs::read(&open).expect("read");
+        let mut source = Source::of(&records).expect("a folder of files");
+        let mut printer = Printer {
+            out: Vec::new(),
+            notes: Vec::new(),
+            format: Format::Json,
+            problems: 0,
+            line: String::new(),
+        };
+        // The file grows by one byte at a time.
+        for len in 0..=bytes.len() {
+            std::fs::write(&open, &bytes[..len]).expect("write");
+            source.print(&mut printer, len > 0).expect("print");
+        }
+        assert_eq!(printer.problems, 0);
+        printer.flush().expect("flush");
+        let printed = Printed {
+            out: String::from_utf8(printer.out).expect("UTF-8"),
+            notes: String::new(),
+            problems: 0,
+        };
+        assert_eq!(numbers(&printed), [0, 1, 2], "{format:?}");
     }
 }
 

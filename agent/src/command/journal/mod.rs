@@ -50,16 +50,19 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Prints what stands in `dir`; damage is a failure.
 pub fn check(dir: &Path, format: Format) -> Result<(), Failure> {
+    let (text, failure) = look(dir, format)?;
+    print_text(&text)?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// What there is to say, and whether it is damage.
+fn look(dir: &Path, format: Format) -> Result<(String, Option<Failure>), Failure> {
     let survey = Survey::of(dir)?;
-    print_text(&match format {
+    let text = match format {
         Format::Text => text::show(&survey),
         Format::Json => survey.to_json(),
-    })?;
-    match survey.problems.len() {
-        0 => Ok(()),
-        count => Err(Failure::new(
-            Exit::Data,
-            format!("{}: {count} problems", dir.display()),
-        )),
-    }
+    };
+    let count = survey.problems.len();
+    let message = format!("{}: {count} problems", dir.display());
+    Ok((text, (count > 0).then(|| Failure::new(Exit::Data, message))))
 }

@@ -1,6 +1,6 @@
 //! Which frame comes next: good ones round the templates, and among them the hostile share.
 
-use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
+use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader};
 use penstock_proto::checksum::crc32c;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::seal;
@@ -42,8 +42,11 @@ impl Frames {
         let mut forged = Vec::new();
         for &reason in &hostile_kinds {
             if let Some((encoding, payload)) = hostile::forge_payload(reason, plan.encoding) {
+                // These payloads are as they are; only one says that it is compressed.
+                let flags = good.flags & !FLAG_ZSTD | hostile::forged_flags(reason);
                 let header = FrameHeader {
                     encoding: encoding as u8,
+                    flags,
                     records: 1,
                     payload_len: payload.len() as u32,
                     payload_crc: crc32c(&payload),

@@ -6,12 +6,13 @@
 use agent_common::frame::{FLAG_ZSTD, FRAME_HEADER_LEN, FrameHeader, offset};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
 /// After these the stream's next frame can still be found.
-pub const IN_STREAM: [Reason; 16] = [
+pub const IN_STREAM: [Reason; 18] = [
     Reason::UnknownEncoding,
     Reason::PayloadChecksum,
     Reason::UnknownFlag,
@@ -24,7 +25,9 @@ pub const IN_STREAM: [Reason; 16] = [
     Reason::TruncatedPayload,
     Reason::UnsupportedEncoding,
     Reason::TooDeep,
-    Reason::UnsupportedCompression,
+    Reason::MalformedCompression,
+    Reason::DecompressedTooLong,
+    Reason::UnknownDictionary,
     Reason::BadSequence,
     Reason::ForeignProducer,
     Reason::PayloadChecksum,
@@ -39,7 +42,7 @@ pub const LAST_OF_STREAM: [Reason; 4] = [
 ];
 
 /// A datagram stands alone: all but the second producer of a connection.
-pub const DATAGRAM: [Reason; 20] = [
+pub const DATAGRAM: [Reason; 22] = [
     Reason::Truncated,
     Reason::BadMagic,
     Reason::PayloadChecksum,
@@ -58,7 +61,9 @@ pub const DATAGRAM: [Reason; 20] = [
     Reason::TooLong,
     Reason::HeaderChecksum,
     Reason::UnsupportedEncoding,
-    Reason::UnsupportedCompression,
+    Reason::MalformedCompression,
+    Reason::DecompressedTooLong,
+    Reason::UnknownDictionary,
     Reason::BadSequence,
 ];
 
@@ -68,10 +73,9 @@ pub fn forge_header(reason: Reason, right: FrameHeader) -> [u8; FRAME_HEADER_LEN
     let mut header = right;
     match reason {
         Reason::UnknownEncoding => header.encoding = 0xee,
-        // Avro, which the protocol names and this version does not decode.
-        Reason::UnsupportedEncoding => header.encoding = 2,
+        // Raw messages, which the protocol names and this version does not decode.
+        Reason::UnsupportedEncoding => header.encoding = 5,
         Reason::UnknownFlag => header.flags |= 1 << 7,
-        Reason::UnsupportedCompression => header.flags |= FLAG_ZSTD,
         Reason::BadPriority => header.priority = 4,
         Reason::NoRecords => header.records = 0,
         Reason::TooLong => header.payload_len = u32::MAX,
@@ -98,9 +102,19 @@ pub fn forge_header(reason: Reason, right: FrameHeader) -> [u8; FRAME_HEADER_LEN
     bytes
 }
 
+/// Flags that belong to a forged payload.
+pub fn forged_flags(reason: Reason) -> u8 {
+    match reason {
+        Reason::MalformedCompression | Reason::DecompressedTooLong | Reason::UnknownDictionary => {
+            FLAG_ZSTD
+        }
+        _ => 0,
+    }
+}
+
 /// The payload that earns `reason`, where a header alone does not, with its encoding.
 pub fn forge_payload(reason: Reason, encoding: Encoding) -> Option<(Encoding, Vec<u8>)> {
-    let mut batch = Batch::new(encoding);
+    let mut batch = Batch::new(encoding, SchemaVersion::default());
     let record = LogRecord {
         body: "cut or damaged here".into(),
         ..LogRecord::default()
@@ -114,8 +128,14 @@ pub fn forge_payload(reason: Reason, encoding: Encoding) -> Option<(Encoding, Ve
     match (reason, encoding) {
         (Reason::InvalidUtf8, _) => payload[text_at] = 0xff,
         (Reason::TruncatedPayload, _) => payload.truncate(text_at + 3),
+        // It says that it is compressed and is not.
+        (Reason::MalformedCompression, _) => {}
+        (Reason::DecompressedTooLong, _) => payload = zstd_head(0b1010_0000, &[0xff; 4]),
+        (Reason::UnknownDictionary, _) => payload = zstd_head(0b0010_0001, &[7, 0]),
         // A field with wire type 7, of which there is none.
         (Reason::MalformedPayload, Encoding::Protobuf) => payload = vec![0x0f, 0, 0, 0],
+        // A body of a negative length. (Its length is the byte before its text.)
+        (Reason::MalformedPayload, Encoding::Avro) => payload[text_at - 1] = 1,
         (Reason::MalformedPayload, Encoding::Json) => payload = b"{\"body\" 1}\n".to_vec(),
         (Reason::TooDeep, _) => {
             let (open, close) = ("[".repeat(100), "]".repeat(100));
@@ -125,6 +145,15 @@ pub fn forge_payload(reason: Reason, encoding: Encoding) -> Option<(Encoding, Ve
         _ => return None,
     }
     Some((encoding, payload))
+}
+
+/// A zstd frame by hand (RFC 8878): magic, the frame header's descriptor and what it announces (a
+/// dictionary's id, a content size), and a last block without bytes.
+fn zstd_head(descriptor: u8, fields: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, descriptor];
+    frame.extend_from_slice(fields);
+    frame.extend_from_slice(&[1, 0, 0]);
+    frame
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use agent_common::frame::UDP_PAYLOAD_LEN_MAX;
 use clap::ValueEnum;
 use penstock_client::datagram::{PAYLOAD_LEN_IPV4, PAYLOAD_LEN_IPV6};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 
 use crate::command::target::{self, ReportForm, Target};
@@ -43,9 +44,17 @@ pub struct Arguments {
     /// Where to: tcp://HOST:PORT or udp://HOST:PORT
     #[arg(long, value_name = "TARGET")]
     pub to: Target,
-    /// protobuf or json
+    /// protobuf, avro or json
     #[arg(long, default_value = "protobuf", value_parser = target::encoding)]
     pub encoding: Encoding,
+    /// Version of the Avro schema: v1, v2 or v3 [default: v3]
+    #[arg(long, value_name = "VERSION", value_parser = target::schema)]
+    pub schema: Option<SchemaVersion>,
+    /// Compress payloads with zstd, at level 3 or the one given
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "3", allow_hyphen_values = true,
+          value_parser = target::zstd_level)]
+    pub zstd: Option<i32>,
     /// Records per frame; over UDP at most as many as fit the payload
     #[arg(long, default_value_t = 50, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -124,6 +133,8 @@ pub struct Plan {
     pub target: Target,
     pub address: SocketAddr,
     pub encoding: Encoding,
+    pub schema: SchemaVersion,
+    pub zstd_level: Option<i32>,
     pub batch_records: u32,
     /// `None`: as fast as it goes.
     pub records_per_second: Option<u64>,
@@ -171,6 +182,8 @@ impl Plan {
             target: arguments.to.clone(),
             address,
             encoding: arguments.encoding,
+            schema: target::schema_for(arguments.encoding, arguments.schema)?,
+            zstd_level: arguments.zstd,
             batch_records: arguments.batch,
             records_per_second: match arguments.rate {
                 Rate::Max => None,

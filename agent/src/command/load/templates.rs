@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use agent_common::frame::{FLAG_ACKNOWLEDGE, FrameHeader};
+use agent_common::frame::{FLAG_ACKNOWLEDGE, FLAG_ZSTD, FrameHeader};
 use penstock_client::LogRecord;
 use penstock_client::batch::Batch;
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 
@@ -42,9 +43,12 @@ impl Template {
 
 pub struct Templates {
     pub all: Vec<Template>,
+    zstd_level: Option<i32>,
     /// The first so many are whole; behind them stand what was cut from one, and forged ones.
     full: usize,
     payload_len_max: usize,
+    encoding: Encoding,
+    schema: SchemaVersion,
 }
 
 impl Templates {
@@ -75,7 +79,10 @@ impl Templates {
         Ok(Self {
             full: all.len(),
             all,
+            zstd_level: plan.zstd_level,
             payload_len_max: plan.payload_len_max,
+            encoding: plan.encoding,
+            schema: plan.schema,
         })
     }
 
@@ -88,8 +95,7 @@ impl Templates {
         // Once in a run, at its end.
         let whole = &self.all[index];
         let records = whole.records[..records_max as usize].to_vec();
-        let encoding = Encoding::from_wire(whole.header.encoding).expect("ours");
-        let mut batch = Batch::new(encoding);
+        let mut batch = Batch::new(self.encoding, self.schema).with_zstd(self.zstd_level);
         for record in &records {
             let pushed = batch.push(record, self.payload_len_max);
             assert!(
@@ -97,8 +103,9 @@ impl Templates {
                 "a part of a payload is longer than the whole"
             );
         }
-        let flags = whole.header.flags;
-        self.all.push(template(&batch, flags, records));
+        // What the compression says of itself is set anew.
+        let flags = whole.header.flags & !FLAG_ZSTD;
+        self.all.push(template(&mut batch, flags, records));
         self.all.len() - 1
     }
 
@@ -130,7 +137,7 @@ impl Filling {
         Self {
             done: Vec::new(),
             bytes: 0,
-            batch: Batch::new(plan.encoding),
+            batch: Batch::new(plan.encoding, plan.schema).with_zstd(plan.zstd_level),
             records: Vec::new(),
             batch_records_max: plan.batch_records,
             payload_len_max: plan.payload_len_max,
@@ -194,26 +201,29 @@ impl Filling {
         if self.batch.is_empty() {
             return;
         }
-        self.bytes += self.batch.payload().len();
         let records = std::mem::take(&mut self.records);
-        self.done.push(template(&self.batch, self.flags, records));
+        let template = template(&mut self.batch, self.flags, records);
+        self.bytes += template.payload.len();
+        self.done.push(template);
         self.batch.clear();
     }
 }
 
-fn template(batch: &Batch, flags: u8, records: Vec<LogRecord>) -> Template {
+fn template(batch: &mut Batch, flags: u8, records: Vec<LogRecord>) -> Template {
+    let (encoding, count) = (batch.encoding() as u8, batch.records());
+    let (payload, zstd_flag) = batch.sealed_payload();
     Template {
-        payload: batch.payload().to_vec(),
         header: FrameHeader {
-            encoding: batch.encoding() as u8,
-            flags,
+            encoding,
+            flags: flags | zstd_flag,
             priority: 2,
-            payload_len: batch.payload().len() as u32,
-            records: batch.records(),
+            payload_len: payload.len() as u32,
+            records: count,
             producer: 0,
             sequence: 0,
-            payload_crc: crc32c(batch.payload()),
+            payload_crc: crc32c(payload),
         },
+        payload: payload.to_vec(),
         records,
     }
 }

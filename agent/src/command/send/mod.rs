@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use penstock_client::LogRecord;
+use penstock_client::{LogRecord, Overflow};
+use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use serde::Serialize;
@@ -36,19 +37,31 @@ Examples:
     journalctl -f | penstock send --to tcp://127.0.0.1:4600 --service journal
   A severity (OpenTelemetry's numbers: 5 debug, 9 info, 13 warning, 17 error, 21 fatal):
     echo 'disk is on fire' | penstock send --to tcp://127.0.0.1:4600 --severity 21
+  Two agents, and a folder that keeps what neither took:
+    penstock send --to tcp://a:4600 --to tcp://b:4600 --spool /var/spool/app app.log
   For scripts:
     penstock send --to udp://127.0.0.1:4600 --report json /var/log/*.log
 
 The last line on standard error says how many lines were read and what became of the records.
 Exit codes: 0 everything was acknowledged (UDP: sent) · 64 usage · 66 no such file · 69 the agent \
-was not there, or silent for longer than --timeout · 74 reading failed, or records were refused")]
+was not there, or silent for longer than --timeout (with --spool a later run sends the rest) · 74 \
+reading or the spool failed, or records were refused or dropped · 75 the spool is in use")]
 pub struct Arguments {
-    /// Where to: tcp://HOST:PORT or udp://HOST:PORT
-    #[arg(long, value_name = "TARGET")]
-    to: Target,
-    /// protobuf or json
+    /// Where to: tcp://HOST:PORT or udp://HOST:PORT. Given several times, over TCP: the first is
+    /// preferred, the others stand in for it while it settles nothing
+    #[arg(long, value_name = "TARGET", required = true)]
+    to: Vec<Target>,
+    /// protobuf, avro or json
     #[arg(long, default_value = "protobuf", value_parser = target::encoding)]
     encoding: Encoding,
+    /// Version of the Avro schema: v1, v2 or v3 [default: v3]
+    #[arg(long, value_name = "VERSION", value_parser = target::schema)]
+    schema: Option<SchemaVersion>,
+    /// Compress payloads with zstd, at level 3 or the one given
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "3", allow_hyphen_values = true,
+          value_parser = target::zstd_level)]
+    zstd: Option<i32>,
     /// Service name of the records [default: the file's name without its ending, or stdin]
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
@@ -63,6 +76,13 @@ pub struct Arguments {
     /// Give up when records wait and the agent has settled none for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = target::duration)]
     timeout: Duration,
+    /// Keep what is not acknowledged in this folder: a later run with the same folder sends it.
+    /// TCP only; one run at a time
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// What becomes of a line for which there is no room, in memory or in the spool
+    #[arg(long, value_enum, default_value_t = OnFull::Wait)]
+    on_full: OnFull,
     /// Longest UDP payload in bytes, where one record needs no more [default: 1432; IPv6 1412]
     #[arg(long, value_name = "BYTES")]
     payload_max: Option<usize>,
@@ -72,6 +92,27 @@ pub struct Arguments {
     /// Files to read; none or - is standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// `Overflow`, as a word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnFull {
+    /// The input waits.
+    Wait,
+    /// The line is dropped, and counted.
+    DropNewest,
+    /// The oldest that were never sent are dropped, and counted.
+    DropOldest,
+}
+
+impl From<OnFull> for Overflow {
+    fn from(on_full: OnFull) -> Self {
+        match on_full {
+            OnFull::Wait => Self::Wait,
+            OnFull::DropNewest => Self::DropNewest,
+            OnFull::DropOldest => Self::DropOldest,
+        }
+    }
 }
 
 /// What was read and what became of it.
@@ -89,6 +130,10 @@ struct Summary {
     /// By reason; `too_long` also counts lines that no frame could carry and were not sent.
     records_refused: BTreeMap<&'static str, u64>,
     records_unsettled: u64,
+    /// Dropped for lack of room (`--on-full`).
+    records_dropped: u64,
+    /// Left by an earlier run in the spool, and sent by this one.
+    records_recovered: u64,
     frames_sent: u64,
     frames_resent: u64,
     bytes_sent: u64,
@@ -128,6 +173,8 @@ impl Summary {
         }
         for (name, records) in [
             ("unsettled", self.records_unsettled),
+            ("dropped", self.records_dropped),
+            ("left by an earlier run", self.records_recovered),
             ("lines not UTF-8", self.lines_not_utf8),
         ] {
             if records > 0 {
@@ -228,6 +275,7 @@ impl Recorder {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    target::schema_for(arguments.encoding, arguments.schema)?;
     let stdin = [PathBuf::from("-")];
     let paths = match arguments.files.as_slice() {
         [] => &stdin[..],
@@ -240,11 +288,12 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         .collect::<Result<_, _>>()?;
 
     let start = Instant::now();
+    let targets: Vec<String> = arguments.to.iter().map(Target::to_string).collect();
     let mut summary = Summary {
-        target: arguments.to.to_string(),
+        target: targets.join(","),
         ..Summary::default()
     };
-    let protocol = arguments.to.protocol;
+    let protocol = protocol(&arguments)?;
     let outcome = match protocol {
         Protocol::Tcp => tcp::send(&arguments, inputs, &mut summary),
         Protocol::Udp => udp::send(&arguments, inputs, &mut summary),
@@ -259,12 +308,29 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     eprintln!("penstock: {}", summary.line(protocol));
     outcome?;
-    match summary.records_refused_total() {
-        0 => Ok(()),
-        refused => Err(Failure::new(
+    match (summary.records_refused_total(), summary.records_dropped) {
+        (0, 0) => Ok(()),
+        (0, dropped) => Err(Failure::new(
+            Exit::Io,
+            format!("{dropped} records were dropped for lack of room"),
+        )),
+        (refused, _) => Err(Failure::new(
             Exit::Io,
             format!("{refused} records were refused"),
         )),
+    }
+}
+
+/// The protocol of all targets; several targets and a spool need answers, so TCP.
+fn protocol(arguments: &Arguments) -> Result<Protocol, Failure> {
+    let all_tcp = arguments.to.iter().all(|to| to.protocol == Protocol::Tcp);
+    let usage = |message: &str| Err(Failure::new(Exit::Usage, message.to_owned()));
+    match all_tcp {
+        true => Ok(Protocol::Tcp),
+        false if arguments.to.len() > 1 => usage("several targets are for tcp:// only"),
+        false if arguments.spool.is_some() => usage("--spool is for tcp:// only"),
+        false if arguments.on_full != OnFull::Wait => usage("--on-full is for tcp:// only"),
+        false => Ok(Protocol::Udp),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_client::{Options, PushError, SendError, Sender};
+use penstock_client::{Options, PushError, SendError, Sender, SpoolError, SpoolOptions};
 
 use super::lines::{Line, Splitter};
 use super::{Arguments, Input, Reason, Recorder, Summary, recorder};
@@ -22,21 +22,35 @@ pub fn send(
     let defaults = Options::default();
     let options = Options {
         encoding: arguments.encoding,
+        schema: arguments.schema.unwrap_or_default(),
+        zstd_level: arguments.zstd,
         batch_records_max: arguments.batch,
         batch_bytes_max: BATCH_BYTES_MAX,
+        overflow: arguments.on_full.into(),
         give_up_after: arguments.timeout,
         connect_timeout: defaults.connect_timeout.min(arguments.timeout),
         ..defaults
     };
-    let mut sender = Sender::new(arguments.to.host_and_port.as_str(), options);
+    let targets = arguments.to.iter();
+    let targets = targets.map(|to| to.host_and_port.clone()).collect();
+    let mut sender = match &arguments.spool {
+        None => Sender::with_targets(targets, options),
+        Some(folder) => Sender::with_spool(targets, options, SpoolOptions::new(folder))
+            .map_err(|error| describe(error.into()))?,
+    };
     let read = send_inputs(arguments, inputs, &mut sender, summary);
     let sent = match &read {
         Err(failure) if failure.exit == Exit::Unavailable => Ok(()),
         // What was read before an input failed is still sent and waited for.
         _ => sender.finish().map(|_| ()).map_err(describe),
     };
+    // Whatever went wrong, what was read is in the spool for the next run.
+    let kept = match arguments.spool.is_some() {
+        true => sender.persist().map_err(describe),
+        false => Ok(()),
+    };
     settle(&sender, summary);
-    read.and(sent)
+    read.and(sent).and(kept)
 }
 
 fn send_inputs(
@@ -54,7 +68,10 @@ fn send_inputs(
             let ready = sender
                 .advance(Some(input.source.as_fd()), ROUND_MAX)
                 .map_err(describe)?;
-            sender.give_up_if_stalled().map_err(describe)?;
+            // With a spool there is no need to give up before it is full, or the input at its end.
+            if arguments.spool.is_none() {
+                sender.give_up_if_stalled().map_err(describe)?;
+            }
             if !ready {
                 continue;
             }
@@ -95,6 +112,8 @@ fn settle(sender: &Sender, summary: &mut Summary) {
     summary.records_acknowledged = report.acknowledged().records;
     summary.records_duplicate = report.duplicate.records;
     summary.records_unsettled = report.unsettled.records;
+    summary.records_dropped = report.records_dropped_newest + report.dropped_oldest.records;
+    summary.records_recovered = report.recovered.records;
     summary.frames_sent = report.sent.frames;
     summary.frames_resent = report.resent.frames;
     summary.bytes_sent = report.bytes_sent;
@@ -107,7 +126,8 @@ fn settle(sender: &Sender, summary: &mut Summary) {
 fn describe(error: SendError) -> Failure {
     let exit = match error {
         SendError::GaveUp { .. } => Exit::Unavailable,
-        SendError::Wait(_) => Exit::Io,
+        SendError::Spool(SpoolError::InUse { .. }) => Exit::InUse,
+        SendError::Wait(_) | SendError::Spool(_) => Exit::Io,
         SendError::NotTaken(_) => Exit::Software,
     };
     Failure::new(exit, error.to_string())

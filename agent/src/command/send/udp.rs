@@ -21,7 +21,7 @@ pub fn send(
         "penstock: UDP has no acknowledgements: what the network or the agent drops is not \
          noticed here and not sent again"
     );
-    let address = arguments.to.resolve()?;
+    let address = arguments.to[0].resolve()?;
     let (any, payload_len_default): (SocketAddr, usize) = match address {
         SocketAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), PAYLOAD_LEN_IPV4),
         SocketAddr::V6(_) => ((Ipv6Addr::UNSPECIFIED, 0).into(), PAYLOAD_LEN_IPV6),
@@ -37,7 +37,9 @@ pub fn send(
             arguments.payload_max.unwrap_or(payload_len_default),
             arguments.batch,
             PRIORITY_NORMAL,
-        ),
+        )
+        .with_schema(arguments.schema.unwrap_or_default())
+        .with_zstd(arguments.zstd),
         arguments,
     };
     let mut chunk = vec![0; CHUNK_LEN];
@@ -122,6 +124,6 @@ impl Lane<'_> {
 fn unavailable(arguments: &Arguments, error: &std::io::Error) -> Failure {
     Failure::new(
         Exit::Unavailable,
-        format!("send to {}: {error}", arguments.to),
+        format!("send to {}: {error}", arguments.to[0]),
     )
 }

@@ -6,6 +6,7 @@ use super::text;
 use crate::config::document::Leaf;
 use crate::config::mistake::Wrong;
 use crate::config::settings::Protocol;
+use crate::limits::FORWARD_TARGETS_MAX;
 
 pub(super) fn parse_listener_address(leaf: &Leaf) -> Result<(Protocol, SocketAddr), Wrong> {
     const EXAMPLE: &str = "udp://0.0.0.0:4600";
@@ -28,6 +29,38 @@ pub(super) fn parse_listener_address(leaf: &Leaf) -> Result<(Protocol, SocketAdd
     let prefix = format!("{scheme}://");
     let address = socket_address(rest, "0.0.0.0:4600", &prefix)?;
     Ok((protocol, address))
+}
+
+/// Where a forwarding sink sends to, a list or one: `HOST:PORT` of each. Names are allowed, as they
+/// are looked up at each connection.
+pub(super) fn parse_forward_targets(leaf: &Leaf) -> Result<Vec<String>, Wrong> {
+    const HELP: &str = "write as in [\"tcp://logs.example:4600\"]";
+    let texts = match leaf {
+        Leaf::List(texts) => texts.clone(),
+        _ => vec![text(leaf, "tcp://logs.example:4600")?.to_owned()],
+    };
+    if texts.is_empty() || texts.len() > FORWARD_TARGETS_MAX {
+        return Err(Wrong::new(
+            format!("{} targets", texts.len()),
+            format!("write 1 to {FORWARD_TARGETS_MAX}, the preferred one first"),
+        ));
+    }
+    texts
+        .iter()
+        .map(|text| {
+            let Some(rest) = text.strip_prefix("tcp://") else {
+                let message = format!("\"{text}\" does not begin with tcp://, which answers");
+                return Err(Wrong::new(message, HELP));
+            };
+            let has_port = rest.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)
+            });
+            match has_port && !rest.contains('/') {
+                true => Ok(rest.to_owned()),
+                false => Err(Wrong::new(format!("\"{text}\" is no host and port"), HELP)),
+            }
+        })
+        .collect()
 }
 
 /// An address and a port; names are refused, as what they stand for can change under the agent.

@@ -341,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn a_producer_costs_what_the_limits_say() {
+        // The slot, its time, its place in `free`, and two places of an id, an index and the map's
+        // own byte in the index.
+        let bytes = size_of::<Slot>() + 8 + 4 + 2 * (16 + 1);
+        assert!(bytes <= crate::limits::PRODUCER_MEMORY, "{bytes} bytes");
+    }
+
+    #[test]
     fn nothing_grows_however_many_come_and_go() {
         let mut table = Windows::new(8, Duration::from_secs(1));
         let capacities = |table: &Windows| {

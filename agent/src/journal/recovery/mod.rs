@@ -41,7 +41,6 @@ use self::decide::decide;
 use self::keep::keep;
 use self::scan::{Access, find, valid_end};
 use self::table::{PlaceCase, SegmentCase};
-use crate::journal::reader::{BlockView, JournalReader, ReadError, read_segment_header};
 use crate::journal::writer::JournalStart;
 
 /// A range of positions that should hold blocks and does not.
@@ -187,41 +186,6 @@ pub fn recover(folder: &Path) -> Result<Recovered, RecoveryError> {
     let directory = File::open(folder).map_err(failed("open", folder))?;
     directory.sync_all().map_err(failed("fsync", folder))?;
     Ok(decision.recovered)
-}
-
-/// Shows every block that `recover` kept, in order, from the beginning of the newest segment that
-/// `begins` accepts (asked from the newest on), or of the oldest one: for what is rebuilt from
-/// the journal at a start. Damage is stepped over; it was reported.
-pub fn for_each_kept(
-    folder: &Path,
-    start: &JournalStart,
-    mut begins: impl FnMut(u64) -> bool,
-    mut visit: impl FnMut(BlockView<'_>),
-) -> Result<(), ReadError> {
-    let numbers = start.existing.iter().map(|segment| segment.number);
-    let chosen = numbers.clone().rev().find(|number| begins(*number));
-    // One whose header page is damaged cannot say where it begins: the reader finds it missing.
-    let from = numbers.skip_while(|number| chosen.is_some_and(|chosen| *number < chosen));
-    let base = |number: u64| {
-        let path = folder.join(crate::journal::format::segment_file_name(number));
-        read_segment_header(&path).ok().map(|header| header.base)
-    };
-    let Some(from) = from.filter_map(base).next() else {
-        return Ok(());
-    };
-    let mut reader = JournalReader::open(folder, from)?;
-    loop {
-        match reader.next_block(start.position) {
-            Ok(Some(block)) => visit(block),
-            Ok(None) => return Ok(()),
-            Err(ReadError::Damaged { .. }) => {}
-            Err(ReadError::Missing {
-                next: Some(next), ..
-            }) => reader.seek(next),
-            Err(ReadError::Missing { next: None, .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub fn retire(folder: &Path, shard: u16, start: &JournalStart) -> Result<(), Rec
         records_before: start.records,
         created_unix_nano: since.map_or(0, |since| since.as_nanos() as u64),
         predecessor: start.existing.last().map_or(0, |segment| segment.number),
-        // Nothing is ever written behind it, so nothing needs to be told apart from other uses.
+        // There is no block for it to vouch for, and none will be added.
         salt: 0,
         listeners: Vec::new(),
     };

@@ -278,9 +278,10 @@ mod tests {
                 .collect();
             // It begins before the end or at it; only a header says that it begins at the end; and
             // without a header or such a block nothing says where it begins.
-            let cannot_be = (facts.holds && facts.boundary)
-                || (facts.boundary && !facts.header)
-                || (facts.holds && !facts.header && !facts.knew_durable);
+            let cannot_be = match facts.header {
+                true => facts.holds && facts.boundary,
+                false => facts.boundary || (facts.holds && !facts.knew_durable),
+            };
             assert_eq!(
                 rows.len(),
                 usize::from(!cannot_be),

@@ -630,32 +630,3 @@ fn inspect_opens_nothing_for_writing_and_says_what_each_segment_holds() {
     assert_eq!(inspected.durable, 16384);
     assert_eq!(case.len(2), PREALLOCATED, "nothing was cut");
 }
-
-#[test]
-fn what_was_kept_is_shown_in_order_from_the_segment_asked_for() {
-    let mut case = Case::new(2);
-    for number in 2..6 {
-        case.journal.next_segment();
-        case.journal.append(&[entry(number)]);
-    }
-    case.journal.append(&[entry(6)]);
-    case.journal.append(&[entry(7)]);
-    // The last block is torn, one in the middle is damaged.
-    case.journal
-        .write_at(case.journal.position - 4096, &[0; 4096]);
-    let recovered = case.recover();
-    let shown = |from: u64| {
-        let mut numbers = Vec::new();
-        let visit = |block: crate::journal::reader::BlockView<'_>| {
-            let entries = block.entries().flatten();
-            numbers.extend(entries.map(|entry| entry.envelope.observed_time_unix_nano));
-        };
-        let start = &recovered.start;
-        for_each_kept(&case.journal.folder, start, |number| number <= from, visit).expect("read");
-        numbers
-    };
-    assert_eq!(shown(5), [5, 6]);
-    assert_eq!(shown(3), [3, 4, 5, 6]);
-    // None is accepted: all are shown.
-    assert_eq!(shown(0), [0, 1, 2, 3, 4, 5, 6]);
-}

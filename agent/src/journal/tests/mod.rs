@@ -3,5 +3,6 @@
 mod disk;
 mod model;
 mod poison;
+mod retention;
 mod rig;
 mod windows;

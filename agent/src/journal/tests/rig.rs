@@ -11,7 +11,8 @@ use agent_common::frame::FrameHeader;
 use penstock_proto::wire::write_frame;
 
 use super::disk::{Disk, Image, Rng, write_image};
-use crate::config::settings::{OnFull, SyncMode};
+use crate::config::settings::OnFull;
+use crate::config::settings::SyncMode;
 use crate::journal::dedup::{Known, Recalled};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, feed};
 use crate::journal::format::{BlockHeader, Entries, Envelope};
@@ -117,8 +118,8 @@ fn nobody() -> Recalled {
 fn new_writer(
     blocks: &Arc<BlockPool>,
     start: JournalStart,
-    recalled: Recalled,
     on_full: OnFull,
+    recalled: Recalled,
 ) -> (Writer, Arc<JournalMarks>, Arc<AtomicBool>, FeedReceiver) {
     let marks = Arc::new(JournalMarks::default());
     let disk_low = Arc::new(AtomicBool::new(false));
@@ -154,7 +155,7 @@ impl Rig {
             segment: 1,
             ..JournalStart::default()
         };
-        let (writer, marks, disk_low, sink) = new_writer(&blocks, start, nobody(), on_full);
+        let (writer, marks, disk_low, sink) = new_writer(&blocks, start, on_full, nobody());
         Self {
             writer,
             on_full,
@@ -239,6 +240,10 @@ impl Rig {
         self.now.unix_ns += after_ns;
         self.writer.tick(self.now);
         self.settle_ops();
+    }
+
+    pub fn marks(&self) -> &JournalMarks {
+        &self.marks
     }
 
     pub fn set_disk_low(&self, low: bool) {
@@ -401,10 +406,11 @@ impl Rig {
                 }
                 self.writer.on_folder_synced(number, result, self.now);
             }
-            // A file that cannot be removed is another story, and never a crash's.
             Pending::Remove { number } => {
-                self.disk.remove(number);
-                self.writer.on_segment_removed(number, Ok(()), self.now);
+                if ok {
+                    self.disk.remove(number);
+                }
+                self.writer.on_segment_removed(number, result, self.now);
             }
         }
         self.on_settled(&settled);
@@ -474,12 +480,9 @@ impl Rig {
         let mut recalled = nobody();
         recalled.windows.restore(memory, 0);
         recalled.held_in = held_in;
-        let (writer, marks, disk_low, sink) = new_writer(
-            &self.blocks,
-            recovered.start.clone(),
-            recalled,
-            self.on_full,
-        );
+        let start = recovered.start.clone();
+        let (writer, marks, disk_low, sink) =
+            new_writer(&self.blocks, start, self.on_full, recalled);
         self.writer = writer;
         self.marks = marks;
         self.disk_low = disk_low;

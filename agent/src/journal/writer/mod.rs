@@ -366,10 +366,10 @@ impl Writer {
         self.prepare_segment(now);
         self.remove_segment(now);
         self.push_sync(now);
-        let writable = self.has_place() || matches!(self.next, NextSegment::Ready { .. });
-        self.plan.marks.set_writable(writable);
+        let is_writable = self.has_place() || matches!(self.next, NextSegment::Ready { .. });
+        self.plan.marks.set_writable(is_writable);
         let refusal = match self.next {
-            NextSegment::Refused { cause, .. } if !writable => Some(cause),
+            NextSegment::Refused { cause, .. } if !is_writable => Some(cause),
             _ => None,
         };
         self.tell_refusal(refusal, now);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use penstock_proto::reason::Reason;
 
-use crate::config::settings::{OnFull, SyncMode};
+use crate::config::settings::OnFull;
+use crate::config::settings::SyncMode;
 use crate::journal::dedup::Recalled;
 use crate::journal::feed::{FeedSender, JournalMarks};
 use crate::shard::counters::LostReason;
@@ -46,9 +47,9 @@ pub struct JournalPlan {
     /// Bytes that the shard's segments may take together.
     pub size_max: u64,
     pub start: JournalStart,
-    pub recalled: Recalled,
     /// A random number of this life, from which the salts of its segments come.
     pub salt_seed: u64,
+    pub recalled: Recalled,
     /// One per sink.
     pub feeds: Vec<FeedSender>,
     pub marks: Arc<JournalMarks>,

@@ -194,8 +194,8 @@ impl Writer {
             tracing::error!(
                 shard = self.shard,
                 segment = number,
-                "cannot {} a segment of the journal: {error}; trying again each second",
-                call.label(),
+                "cannot {} a segment: {error}; trying again each second",
+                call.words(),
             );
             self.said.failed = Some((call, errno, now.monotonic_ns));
         }

@@ -82,8 +82,15 @@ impl Writer {
         {
             self.drop_oldest(cause, now);
         }
+        if short == Some(Refusal::MaxSize) && self.removing.is_some() {
+            // The room is on its way: what has arrived waits for it.
+            self.next = NextSegment::Idle;
+            return;
+        }
         // The first snapshot must have its place: until it is durable nothing else may go.
-        if let Some(cause) = short.filter(|_| !self.owes_snapshot) {
+        if let Some(cause) = short
+            && !self.owes_snapshot
+        {
             // Looked at again at every tick: the sinks or the operator may make room at any time.
             let until_ns = now.monotonic_ns;
             self.next = NextSegment::Refused { cause, until_ns };

@@ -125,10 +125,15 @@ impl<K: Kernel> Worker<K> {
             let Some(connection) = self.peers.get_mut(peer) else {
                 continue;
             };
-            if let Phase::Finishing { reason, .. } = connection.phase
-                && connection.is_settled()
-            {
-                self.close(peer, reason);
+            match connection.phase {
+                Phase::Finishing { reason, .. } if connection.is_settled() => {
+                    self.linger(peer, reason);
+                }
+                // It has closed its side too, or can no longer be read.
+                Phase::Lingering { reason, .. } if !connection.receiving => {
+                    self.close(peer, reason);
+                }
+                _ => {}
             }
             let Some(connection) = self.peers.get_mut(peer) else {
                 continue;

@@ -1,6 +1,7 @@
 //! A connection goes.
 
 use super::Worker;
+use super::stop::Life;
 use crate::shard::counters::CloseReason;
 use crate::shard::op::{Kernel, Op, PeerId};
 use crate::shard::peer::{Connection, Phase};
@@ -8,6 +9,9 @@ use crate::shard::peer::{Connection, Phase};
 /// How long a peer that sends no more may take to read its acknowledgements: many times what a slow
 /// disk needs for a sync. Without it, one that reads nothing would keep its slot for ever.
 const FINISH_NS: u64 = 30_000_000_000;
+/// How long a peer may take to close after it was told the stream's end: a round trip and its own
+/// turn. One that goes on sending for longer is reset.
+const LINGER_NS: u64 = 1_000_000_000;
 /// How often connections are looked at for that.
 const SWEEP_NS: u64 = 1_000_000_000;
 
@@ -20,7 +24,8 @@ fn receive_cancel(connection: &Connection, peer: PeerId) -> Op {
 }
 
 impl<K: Kernel> Worker<K> {
-    /// Reads nothing more; closes once what is in the journal is acknowledged.
+    /// Takes nothing more; closes once what is in the journal is acknowledged. What still comes is
+    /// read and thrown away.
     pub(super) fn finish(&mut self, peer: PeerId, reason: CloseReason) {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
@@ -30,11 +35,24 @@ impl<K: Kernel> Worker<K> {
         }
         let since_ns = self.now.monotonic_ns;
         connection.phase = Phase::Finishing { reason, since_ns };
-        if connection.receiving {
-            let cancel = receive_cancel(connection, peer);
-            self.kernel.push(cancel);
-        }
         self.touch(peer);
+    }
+
+    /// Everything was said to a peer that is finishing: it is told so, and waited for. Without a
+    /// receive in the kernel there is nothing to wait with: it has closed, or buffers ran out.
+    pub(super) fn linger(&mut self, peer: PeerId, reason: CloseReason) {
+        let Some(connection) = self.peers.get_mut(peer) else {
+            return;
+        };
+        let socket = connection.socket;
+        self.kernel.push(Op::PeerEnd { peer, socket });
+        if !connection.receiving {
+            return self.close(peer, reason);
+        }
+        let since_ns = self.now.monotonic_ns;
+        connection.phase = Phase::Lingering { reason, since_ns };
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        counts.connections_closed[reason as usize] += 1;
     }
 
     /// Closes as soon as nothing of it is in the kernel.
@@ -45,7 +63,7 @@ impl<K: Kernel> Worker<K> {
         if matches!(connection.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        if connection.receiving && connection.phase == Phase::Streaming {
+        if connection.receiving {
             let cancel = receive_cancel(connection, peer);
             self.kernel.push(cancel);
         }
@@ -54,17 +72,20 @@ impl<K: Kernel> Worker<K> {
             let socket = connection.socket;
             self.kernel.push(Op::PeerShutdown { peer, socket });
         }
+        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
+        if !matches!(connection.phase, Phase::Lingering { .. }) {
+            counts.connections_closed[reason as usize] += 1;
+        }
         connection.phase = Phase::Closing;
         connection.acks.clear();
-        let counts = &mut self.intake.counters.listeners[usize::from(connection.listener.0)];
-        counts.connections_closed[reason as usize] += 1;
         self.touch(peer);
     }
 
     /// Closes connections that have been finishing for too long.
     pub(super) fn sweep(&mut self) {
         let now_ns = self.now.monotonic_ns;
-        if now_ns < self.next_sweep_ns {
+        // A stop waits for them: then they are looked at in each turn.
+        if now_ns < self.next_sweep_ns && self.life == Life::Running {
             return;
         }
         self.next_sweep_ns = now_ns + SWEEP_NS;
@@ -73,10 +94,15 @@ impl<K: Kernel> Worker<K> {
                 continue;
             };
             let phase = self.peers.get_mut(peer).map(|connection| connection.phase);
-            if let Some(Phase::Finishing { since_ns, .. }) = phase
-                && now_ns.saturating_sub(since_ns) >= FINISH_NS
-            {
-                self.close(peer, CloseReason::AcksNotRead);
+            let late = |since_ns, limit| now_ns.saturating_sub(since_ns) >= limit;
+            match phase {
+                Some(Phase::Finishing { since_ns, .. }) if late(since_ns, FINISH_NS) => {
+                    self.close(peer, CloseReason::AcksNotRead);
+                }
+                Some(Phase::Lingering { since_ns, reason }) if late(since_ns, LINGER_NS) => {
+                    self.close(peer, reason);
+                }
+                _ => {}
             }
         }
     }

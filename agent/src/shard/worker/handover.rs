@@ -23,9 +23,12 @@ impl<K: Kernel> Worker<K> {
             .expect("a peer with a peek is not removed");
         connection.receiving = false;
         connection.peeking = false;
-        if connection.phase != Phase::Streaming {
+        match connection.phase {
+            Phase::Streaming => {}
+            // It has closed, or has begun to send what nobody takes any more.
+            Phase::Lingering { reason, .. } => return self.close(peer, reason),
             // It waits for this to be closed.
-            return self.touch(peer);
+            _ => return self.touch(peer),
         }
         let handover = self.handover.as_ref().expect("who peeks may hand over");
         let owner = result

@@ -43,6 +43,9 @@ use stop::Life;
 /// often. Two wake-ups a second cost nothing measurable.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
 
+/// Where `with_stop_timeout` is not called.
+const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(40);
+
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -68,6 +71,7 @@ pub struct Worker<K> {
     observer: Box<dyn Observe + Send>,
     now: Now,
     life: Life,
+    stop_ns: u64,
 
     listeners: Vec<Listener>,
     peers: PeerTable,
@@ -118,6 +122,7 @@ impl<K: Kernel> Worker<K> {
             observer: plan.observer,
             now,
             life: Life::Running,
+            stop_ns: stop::stop_ns(STOP_TIMEOUT_DEFAULT),
             listeners: listeners
                 .map(|plan| Listener {
                     plan,
@@ -148,6 +153,14 @@ impl<K: Kernel> Worker<K> {
             last_bundle_ns: 0,
             next_sweep_ns: 0,
             kernel,
+        }
+    }
+
+    /// The whole agent's time for a stop; the shards' part is in it.
+    pub fn with_stop_timeout(self, stop_timeout: Duration) -> Self {
+        Self {
+            stop_ns: stop::stop_ns(stop_timeout),
+            ..self
         }
     }
 

@@ -1,5 +1,7 @@
 //! The shard goes: nothing new is accepted, and everything that was taken is settled first.
 
+use std::time::Duration;
+
 use super::Worker;
 use crate::config::settings::Protocol;
 use crate::shard::counters::CloseReason;
@@ -13,7 +15,9 @@ pub(super) const DRAIN_QUIET_NS: u64 = 20_000_000;
 const DRAIN_STAND_IN_NS: u64 = 200_000_000;
 /// At a stop, the longest time given to UDP queues to run dry, to the disk and to peers that take
 /// their acknowledgements; then the shard ends all the same and says so.
-const STOP_NS: u64 = 10_000_000_000;
+/// Half of `stop_timeout`, less where it is long: these are waits for a disk and for peers, which an
+/// agent that runs has in milliseconds.
+const STOP_NS_MAX: u64 = 20_000_000_000;
 
 /// Where the worker's own life stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,11 @@ pub(super) enum Life {
     Stopped,
 }
 
+/// What of `stop_timeout` the shards may use.
+pub(super) fn stop_ns(stop_timeout: Duration) -> u64 {
+    (stop_timeout.as_nanos() as u64 / 2).min(STOP_NS_MAX)
+}
+
 impl<K: Kernel> Worker<K> {
     /// Stops accepting; `turn` says `Stopped` once everything taken is durable and acknowledged.
     pub fn begin_stop(&mut self) {
@@ -44,7 +53,9 @@ impl<K: Kernel> Worker<K> {
     /// One step of stopping, where the last one is over.
     pub(super) fn advance_life(&mut self) {
         let now_ns = self.now.monotonic_ns;
-        let late = |since_ns: u64| now_ns.saturating_sub(since_ns) >= STOP_NS;
+        // Each of the two steps has half of it.
+        let step_ns = self.stop_ns / 2;
+        let late = |since_ns: u64| now_ns.saturating_sub(since_ns) >= step_ns;
         match self.life {
             Life::Running | Life::Stopped => {}
             Life::Draining { since_ns } => {

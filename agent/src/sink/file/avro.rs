@@ -12,6 +12,9 @@ use std::io;
 
 use crate::config::settings::Compression;
 use crate::record::{EnvelopeView, RecordView};
+use crate::sink::file::attributes::{Span, has_equal_keys, keep_last_of_equal_keys};
+use crate::sink::file::compress::{Snappy, Zstd};
+use crate::sink::file::encoder::BLOCK_LEN;
 
 /// The writer's schema, as it is embedded in each file.
 pub const STORED_SCHEMA: &str = include_str!("../../../../schemas/stored_record.avsc");
@@ -19,13 +22,8 @@ pub const CONTAINER_MAGIC: [u8; 4] = *b"Obj\x01";
 pub const SYNC_MARKER_LEN: usize = 16;
 pub const CODEC_NULL: &str = "null";
 pub const CODEC_ZSTANDARD: &str = "zstandard";
+pub const CODEC_SNAPPY: &str = "snappy";
 
-/// A block is ended when it holds this many bytes of encoded records. On real log lines zstd level 1
-/// made of blocks of 64, 128, 256 and 1024 KiB files 7.2, 7.5, 7.8 and 8.0 times
-/// smaller, and was fastest at 128 KiB; damage to a file costs one block, and a reader holds one.
-pub const BLOCK_LEN: usize = 128 << 10;
-/// Levels above 1 cost more time than the disk they save is worth on the ingest path.
-const ZSTD_LEVEL: i32 = 1;
 /// Room before a block's records for its two longs, at most ten bytes each.
 const PREFIX_LEN: usize = 20;
 /// The longest varint of a 64-bit number.
@@ -45,6 +43,7 @@ pub fn new_sync_marker() -> [u8; SYNC_MARKER_LEN] {
 pub fn file_header(compression: Compression, marker: &[u8; SYNC_MARKER_LEN]) -> Vec<u8> {
     let codec = match compression {
         Compression::Zstd => CODEC_ZSTANDARD,
+        Compression::Snappy => CODEC_SNAPPY,
         Compression::None => CODEC_NULL,
     };
     let mut header = CONTAINER_MAGIC.to_vec();
@@ -89,28 +88,21 @@ pub struct BlockEncoder {
     envelope: Vec<u8>,
     /// Where the attributes of one record stand in `out`.
     spans: Vec<Span>,
-    compressor: Option<Compressor>,
+    codec: Codec,
+    /// `PREFIX_LEN` free bytes, then the compressed block; empty where nothing is compressed.
+    compressed: Vec<u8>,
 }
 
-struct Compressor {
-    context: zstd::bulk::Compressor<'static>,
-    /// `PREFIX_LEN` free bytes, then the compressed block.
-    out: Vec<u8>,
+enum Codec {
+    Null,
+    Zstandard(Zstd),
+    Snappy(Snappy),
 }
 
 /// A buffer and how far it is filled; the first `PREFIX_LEN` bytes stay free.
 struct Out {
     bytes: Vec<u8>,
     at: usize,
-}
-
-/// One attribute in the buffer.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    key_start: u32,
-    key_end: u32,
-    end: u32,
 }
 
 impl Out {
@@ -137,10 +129,24 @@ impl Out {
         self.at += write_long(out, value);
     }
 
+    /// Most texts of a record are short, and a call of `memcpy` costs more than the copy: up to 32
+    /// bytes are copied as two words that may overlap.
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
-        self.bytes[self.at..][..bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
+        let len = bytes.len();
+        let out = &mut self.bytes[self.at..][..len];
+        match len {
+            0..4 => {
+                for (out, byte) in out.iter_mut().zip(bytes) {
+                    *out = *byte;
+                }
+            }
+            4..8 => copy_ends::<4>(out, bytes),
+            8..16 => copy_ends::<8>(out, bytes),
+            16..=32 => copy_ends::<16>(out, bytes),
+            _ => out.copy_from_slice(bytes),
+        }
+        self.at += len;
     }
 
     #[inline]
@@ -150,19 +156,21 @@ impl Out {
     }
 }
 
+/// Copies `N` to `2 N` bytes: the first `N` and the last `N`.
+#[inline]
+fn copy_ends<const N: usize>(out: &mut [u8], bytes: &[u8]) {
+    *out.first_chunk_mut::<N>().expect("as long as `bytes`") =
+        *bytes.first_chunk().expect("at least N bytes");
+    *out.last_chunk_mut::<N>().expect("as long as `bytes`") =
+        *bytes.last_chunk().expect("at least N bytes");
+}
+
 impl BlockEncoder {
     pub fn new(compression: Compression) -> io::Result<Self> {
-        let compressor = match compression {
-            Compression::None => None,
-            Compression::Zstd => {
-                let mut context = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-                // Four bytes a block, and readers notice damage.
-                context.include_checksum(true)?;
-                Some(Compressor {
-                    context,
-                    out: Vec::new(),
-                })
-            }
+        let codec = match compression {
+            Compression::None => Codec::Null,
+            Compression::Zstd => Codec::Zstandard(Zstd::new()?),
+            Compression::Snappy => Codec::Snappy(Snappy::default()),
         };
         Ok(Self {
             out: Out {
@@ -172,7 +180,8 @@ impl BlockEncoder {
             records: 0,
             envelope: Vec::with_capacity(256),
             spans: Vec::with_capacity(64),
-            compressor,
+            codec,
+            compressed: Vec::new(),
         })
     }
 
@@ -263,18 +272,17 @@ impl BlockEncoder {
         assert!(!self.is_empty(), "a block without records");
         let records = std::mem::take(&mut self.records);
         let raw_end = std::mem::replace(&mut self.out.at, PREFIX_LEN);
-        let (bytes, end) = match &mut self.compressor {
-            None => (&mut self.out.bytes, raw_end),
-            Some(compressor) => {
-                let raw = &self.out.bytes[PREFIX_LEN..raw_end];
-                let room = PREFIX_LEN + zstd::zstd_safe::compress_bound(raw.len());
-                if compressor.out.len() < room {
-                    compressor.out.resize(room, 0);
-                }
-                let len = compressor
-                    .context
-                    .compress_to_buffer(raw, &mut compressor.out[PREFIX_LEN..])?;
-                (&mut compressor.out, PREFIX_LEN + len)
+        let raw = &self.out.bytes[PREFIX_LEN..raw_end];
+        let compressed = &mut self.compressed;
+        let (bytes, end) = match &mut self.codec {
+            Codec::Null => (&mut self.out.bytes, raw_end),
+            Codec::Zstandard(zstd) => {
+                let end = zstd.compress(raw, compressed, PREFIX_LEN)?;
+                (compressed, end)
+            }
+            Codec::Snappy(snappy) => {
+                let end = snappy.compress(raw, compressed, PREFIX_LEN)?;
+                (compressed, end)
             }
         };
         if bytes.len() < end + SYNC_MARKER_LEN {
@@ -291,50 +299,13 @@ impl BlockEncoder {
     }
 }
 
-fn key(bytes: &[u8], span: Span) -> &[u8] {
-    &bytes[span.key_start as usize..span.key_end as usize]
-}
-
-/// Pairs up to eight are compared one by one; beyond that, where a stranger could make it costly,
-/// they are sorted by key and then by place.
-fn has_equal_keys(bytes: &[u8], spans: &mut [Span]) -> bool {
-    if spans.len() <= 8 {
-        return spans.iter().enumerate().any(|(at, &span)| {
-            let rest = &spans[at + 1..];
-            rest.iter()
-                .any(|&other| key(bytes, other) == key(bytes, span))
-        });
-    }
-    sort_by_key(bytes, spans);
-    spans
-        .windows(2)
-        .any(|pair| key(bytes, pair[0]) == key(bytes, pair[1]))
-}
-
-fn sort_by_key(bytes: &[u8], spans: &mut [Span]) {
-    spans.sort_unstable_by(|&a, &b| key(bytes, a).cmp(key(bytes, b)).then(a.start.cmp(&b.start)));
-}
-
-/// Of pairs with one key the last holds. The others move together, behind a smaller count.
+/// The pairs that hold move together, behind a smaller count.
 #[cold]
 fn drop_earlier_of_equal_keys(out: &mut Out, map_start: usize, spans: &mut Vec<Span>) {
-    sort_by_key(&out.bytes, spans);
-    let mut kept = 0;
-    for at in 0..spans.len() {
-        let span = spans[at];
-        let superseded = spans
-            .get(at + 1)
-            .is_some_and(|&next| key(&out.bytes, next) == key(&out.bytes, span));
-        if !superseded {
-            spans[kept] = span;
-            kept += 1;
-        }
-    }
-    spans.truncate(kept);
-    spans.sort_unstable_by_key(|span| span.start);
+    keep_last_of_equal_keys(&out.bytes, spans);
     // The new count is no longer than the old one: nothing is overwritten before it has moved.
     out.at = map_start;
-    out.long(kept as i64);
+    out.long(spans.len() as i64);
     for span in spans {
         let (start, end) = (span.start as usize, span.end as usize);
         out.bytes.copy_within(start..end, out.at);

@@ -6,17 +6,18 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 
 use crate::sink::file::avro::{
-    CODEC_NULL, CODEC_ZSTANDARD, CONTAINER_MAGIC, STORED_SCHEMA, SYNC_MARKER_LEN,
+    CODEC_NULL, CODEC_SNAPPY, CODEC_ZSTANDARD, CONTAINER_MAGIC, STORED_SCHEMA, SYNC_MARKER_LEN,
 };
+use crate::sink::file::compress::{SNAPPY_CRC_LEN, snappy_crc};
+use crate::sink::file::read::read_range;
 
 /// The longest file header: the schema and room for other writers' metadata.
 const HEADER_LEN_MAX: usize = 64 << 10;
 /// The longest block, compressed and not. The sink's own are far shorter: they end at the first
-/// record beyond `avro::BLOCK_LEN`, and a record is no longer than a payload.
-const BLOCK_LEN_MAX: u64 = 64 << 20;
+/// record beyond `encoder::BLOCK_LEN`, and a record is no longer than a payload.
+pub(crate) const BLOCK_LEN_MAX: u64 = 64 << 20;
 /// A block's two longs.
 const BLOCK_PREFIX_LEN_MAX: usize = 20;
 
@@ -27,13 +28,18 @@ pub enum ContainerError {
     Io(#[from] io::Error),
     #[error("not an Avro object container file")]
     NotAvro,
+    #[error(
+        "neither its name nor its first bytes say what it holds (.avro, .jsonl, .jsonl.zst, .pb, .pb.zst)"
+    )]
+    UnknownKind,
     #[error("the file's header is cut short")]
     HeaderCut,
     #[error("records of another schema ({0}); this command reads penstock.StoredRecord")]
     OtherSchema(String),
-    #[error("codec {0} is not one that Penstock writes (null, zstandard)")]
+    #[error("codec {0} is not one that Penstock writes (null, zstandard, snappy)")]
     OtherCodec(String),
-    /// The block at this offset cannot be read; the reader has moved on to the next sync marker.
+    /// The block at this offset cannot be read; the reader has moved on to the next one that it can
+    /// find: behind the next sync marker, at the next zstd frame, behind the line or the message.
     #[error("the block at byte {offset} is damaged: {what}")]
     Damaged { offset: u64, what: &'static str },
 }
@@ -54,10 +60,17 @@ pub struct Stored<'a> {
     pub peer_address: &'a str,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Codec {
+    Null,
+    Zstandard,
+    Snappy,
+}
+
 /// A file and how far it was read.
 pub struct ContainerReader {
     file: File,
-    zstandard: bool,
+    codec: Codec,
     marker: [u8; SYNC_MARKER_LEN],
     /// Where the next block begins.
     offset: u64,
@@ -97,16 +110,17 @@ impl ContainerReader {
             found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
         };
         check_schema(&value("avro.schema").unwrap_or_default())?;
-        let zstandard = match value("avro.codec").as_deref() {
-            None | Some(CODEC_NULL) => false,
-            Some(CODEC_ZSTANDARD) => true,
+        let codec = match value("avro.codec").as_deref() {
+            None | Some(CODEC_NULL) => Codec::Null,
+            Some(CODEC_ZSTANDARD) => Codec::Zstandard,
+            Some(CODEC_SNAPPY) => Codec::Snappy,
             Some(other) => return Err(ContainerError::OtherCodec(other.to_owned())),
         };
         let marker = marker.try_into().expect("taken at this length");
         let offset = (bytes.len() - at.0.len()) as u64;
         Ok(Self {
             file,
-            zstandard,
+            codec,
             marker,
             offset,
             raw: bytes,
@@ -144,17 +158,25 @@ impl ContainerReader {
         if self.raw[len..] != self.marker {
             return self.damaged("no sync marker at its end");
         }
-        if self.zstandard {
-            self.block.clear();
-            // The limit is one byte more than is allowed, so that more is noticed.
-            let decoded = zstd::stream::read::Decoder::with_buffer(&self.raw[..len])
-                .and_then(|decoder| decoder.take(BLOCK_LEN_MAX + 1).read_to_end(&mut self.block));
-            if decoded.is_err() || self.block.len() as u64 > BLOCK_LEN_MAX {
-                return self.damaged("it cannot be decompressed");
+        self.raw.truncate(len);
+        match self.codec {
+            Codec::Null => std::mem::swap(&mut self.raw, &mut self.block),
+            Codec::Zstandard => {
+                self.block.clear();
+                // The limit is one byte more than is allowed, so that more is noticed.
+                let decoded =
+                    zstd::stream::read::Decoder::with_buffer(&self.raw[..]).and_then(|decoder| {
+                        decoder.take(BLOCK_LEN_MAX + 1).read_to_end(&mut self.block)
+                    });
+                if decoded.is_err() || self.block.len() as u64 > BLOCK_LEN_MAX {
+                    return self.damaged("it cannot be decompressed");
+                }
             }
-        } else {
-            self.raw.truncate(len);
-            std::mem::swap(&mut self.raw, &mut self.block);
+            Codec::Snappy => {
+                if unsnap(&self.raw, &mut self.block).is_none() {
+                    return self.damaged("it cannot be decompressed");
+                }
+            }
         }
         // A record is at least its eleven fields' lengths.
         if count > self.block.len() as u64 || read_records(&self.block, count).is_none() {
@@ -188,20 +210,16 @@ impl ContainerReader {
     }
 }
 
-/// Reads up to `len` bytes from `offset` on; fewer only at the file's end.
-fn read_range(file: &File, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
-    out.resize(len, 0);
-    let mut filled = 0;
-    while filled < len {
-        match file.read_at(&mut out[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// A block of codec `snappy`: the raw format, and the CRC-32 of what was compressed.
+fn unsnap(block: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (data, crc) = block.split_at_checked(block.len().checked_sub(SNAPPY_CRC_LEN)?)?;
+    let len = snap::raw::decompress_len(data).ok()?;
+    if len as u64 > BLOCK_LEN_MAX {
+        return None;
     }
-    out.truncate(filled);
-    Ok(())
+    out.resize(len, 0);
+    let written = snap::raw::Decoder::new().decompress(data, out).ok()?;
+    (written == len && crc == snappy_crc(out).to_be_bytes()).then_some(())
 }
 
 /// The schema must say the same as ours, but for documentation and defaults.

@@ -61,19 +61,11 @@ impl SavedCursor {
                 output.len
             ),
         };
-        let crc = crc32c(text.as_bytes());
-        let _ = writeln!(text, "crc32c {crc:08x}");
-        text
+        with_checksum(text)
     }
 
     pub fn from_text(text: &[u8]) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(text).map_err(|_| "not text")?;
-        let (body, crc) = text.rsplit_once("crc32c ").ok_or("no checksum")?;
-        let crc = crc.strip_suffix('\n').ok_or("cut short")?;
-        if crc.len() != 8 || u32::from_str_radix(crc, 16) != Ok(crc32c(body.as_bytes())) {
-            return Err("wrong checksum");
-        }
-        let mut lines = body.lines();
+        let mut lines = without_checksum(text)?.lines();
         if lines.next() != Some(VERSION_LINE) {
             return Err("another version");
         }
@@ -91,6 +83,25 @@ impl SavedCursor {
             output => Some(read_output(output).ok_or("a strange output")?),
         };
         Ok(Self { cursor, output })
+    }
+}
+
+/// Adds the last line.
+pub fn with_checksum(mut text: String) -> String {
+    let crc = crc32c(text.as_bytes());
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "crc32c {crc:08x}");
+    text
+}
+
+/// The lines before the last one, which is their checksum.
+pub fn without_checksum(text: &[u8]) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(text).map_err(|_| "not text")?;
+    let (body, crc) = text.rsplit_once("crc32c ").ok_or("no checksum")?;
+    let crc = crc.strip_suffix('\n').ok_or("cut short")?;
+    match crc.len() == 8 && u32::from_str_radix(crc, 16) == Ok(crc32c(body.as_bytes())) {
+        true => Ok(body),
+        false => Err("wrong checksum"),
     }
 }
 
@@ -137,6 +148,15 @@ impl CursorFile {
 
     /// `None` where there is none yet. Durable when it returns.
     pub fn load(&self, disk: &mut impl Disk) -> Result<Option<SavedCursor>, SinkError> {
+        self.load_as(disk, SavedCursor::from_text)
+    }
+
+    /// The same for the cursor of another kind of sink.
+    pub fn load_as<T>(
+        &self,
+        disk: &mut impl Disk,
+        from_text: impl FnOnce(&[u8]) -> Result<T, &'static str>,
+    ) -> Result<Option<T>, SinkError> {
         let text = match disk.read(&self.path, TEXT_LEN_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -146,7 +166,7 @@ impl CursorFile {
         // not become durable before it.
         disk.sync_folder(&self.folder)
             .map_err(failed("sync folder", &self.folder))?;
-        match SavedCursor::from_text(&text) {
+        match from_text(&text) {
             Ok(saved) => Ok(Some(saved)),
             Err(what) => Err(SinkError::CursorDamaged {
                 path: self.path.clone(),
@@ -157,6 +177,11 @@ impl CursorFile {
 
     /// Durable when it returns.
     pub fn store(&self, disk: &mut impl Disk, saved: &SavedCursor) -> Result<(), SinkError> {
+        self.store_text(disk, &saved.to_text())
+    }
+
+    /// The same for a cursor that is text already.
+    pub fn store_text(&self, disk: &mut impl Disk, text: &str) -> Result<(), SinkError> {
         // A temporary file of an earlier try says nothing that is needed.
         match disk.remove(&self.temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -167,7 +192,7 @@ impl CursorFile {
         let mut file = disk
             .create(&self.temporary)
             .map_err(failed("create", &self.temporary))?;
-        disk.write(&mut file, saved.to_text().as_bytes())
+        disk.write(&mut file, text.as_bytes())
             .map_err(failed("write", &self.temporary))?;
         disk.sync(&mut file)
             .map_err(failed("sync", &self.temporary))?;

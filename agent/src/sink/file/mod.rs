@@ -1,4 +1,5 @@
-//! The sink that writes files: Avro object container files of stored records under `DATA/records/`.
+//! The sink that writes files of stored records under `DATA/records/`: Avro object container files,
+//! JSON lines or length-delimited Protobuf.
 //!
 //! A commit, step by step; a crash may come between any two of them:
 //! 1. the open block is written and the output file synced (and, the first time, its folder);
@@ -10,13 +11,21 @@
 //! `resume` undoes what came after step 2 of the last commit (it cuts the file to the committed
 //! length), finishes step 3, and removes a file that no cursor has named yet.
 
+mod attributes;
 pub mod avro;
+pub mod compress;
 pub mod container;
 pub mod cursor;
 pub mod disk;
+pub mod encoder;
+mod jsonl;
 pub mod keep;
 pub mod name;
 pub mod output;
+mod protobuf;
+pub mod read;
+mod stream;
+pub mod stream_reader;
 
 #[cfg(test)]
 mod tests;
@@ -36,9 +45,9 @@ use crate::journal::format::Entry;
 use crate::record::EnvelopeView;
 use crate::schema::table::Schemas;
 use crate::sink::clock::Clock;
-use crate::sink::file::avro::BlockEncoder;
 use crate::sink::file::cursor::{CursorFile, SavedCursor};
 use crate::sink::file::disk::Disk;
+use crate::sink::file::encoder::Encoder;
 use crate::sink::file::keep::Keep;
 use crate::sink::file::output::{Output, Reopened, failed};
 use crate::sink::{Block, Cursor, Delivered, Sink, SinkError, SinkStats};
@@ -59,7 +68,7 @@ pub struct FileSink<D: Disk> {
     cursors: CursorFile,
     output: Output<D>,
     decoder: Decoder,
-    encoder: BlockEncoder,
+    encoder: Encoder,
     peer: PeerText,
     /// What the cursor's file says; `None` before there is one.
     saved: Option<SavedCursor>,
@@ -110,7 +119,7 @@ impl<D: Disk> FileSink<D> {
             cursors: CursorFile::new(cursors, &settings.name, shard),
             output: Output::new(disk, records, settings, shard, stats),
             decoder: Decoder::new(schemas),
-            encoder: BlockEncoder::new(settings.compression)?,
+            encoder: Encoder::new(settings.format, settings.compression)?,
             peer: PeerText::default(),
             saved: None,
             cursor: Cursor::default(),

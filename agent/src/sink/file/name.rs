@@ -1,14 +1,65 @@
 //! Names of output files: they sort by time, and say whose they are.
 //!
-//! `20261120T124501.123456789Z-files-s00.avro`, and `….avro.open` while it is being written.
+//! `20261120T124501.123456789Z-files-s00.avro`, and `….avro.open` while it is being written; also
+//! `.jsonl`, `.jsonl.zst`, `.pb` and `.pb.zst`.
 
 use std::fmt;
 
+use crate::config::settings::{Compression, FileFormat};
+
 /// What ends the name of a file that is being written.
 pub const OPEN_SUFFIX: &str = ".open";
-const EXTENSION: &str = ".avro";
 /// `20261120T124501.123456789Z`
 const TIME_LEN: usize = 26;
+
+/// What a file's name tells of its content. An Avro file says inside how it is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Avro,
+    Jsonl,
+    JsonlZst,
+    Pb,
+    PbZst,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [
+        Self::Avro,
+        Self::Jsonl,
+        Self::JsonlZst,
+        Self::Pb,
+        Self::PbZst,
+    ];
+
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Avro => ".avro",
+            Self::Jsonl => ".jsonl",
+            Self::JsonlZst => ".jsonl.zst",
+            Self::Pb => ".pb",
+            Self::PbZst => ".pb.zst",
+        }
+    }
+
+    pub fn of(format: FileFormat, compression: Compression) -> Self {
+        let zst = compression == Compression::Zstd;
+        match format {
+            FileFormat::Avro => Self::Avro,
+            FileFormat::Jsonl if zst => Self::JsonlZst,
+            FileFormat::Jsonl => Self::Jsonl,
+            FileFormat::Protobuf if zst => Self::PbZst,
+            FileFormat::Protobuf => Self::Pb,
+        }
+    }
+
+    /// Of any file's name, whoever gave it; also of one that is being written.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let name = name.strip_suffix(OPEN_SUFFIX).unwrap_or(name);
+        Self::ALL
+            .into_iter()
+            .find(|kind| name.ends_with(kind.extension()))
+    }
+}
 
 /// A time of the UTC calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +116,18 @@ impl fmt::Display for Civil {
 }
 
 /// The sealed name of a file begun at `unix_nano` for a sink and shard.
-pub fn sealed_name(unix_nano: u64, sink: &str, shard: u16) -> String {
+pub fn sealed_name(unix_nano: u64, sink: &str, shard: u16, kind: Kind) -> String {
     let t = Civil::from_unix_nano(unix_nano);
     format!(
-        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:09}Z-{sink}-s{shard:02}{EXTENSION}",
-        t.year, t.month, t.day, t.hour, t.minute, t.second, t.nanosecond
+        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:09}Z-{sink}-s{shard:02}{}",
+        t.year,
+        t.month,
+        t.day,
+        t.hour,
+        t.minute,
+        t.second,
+        t.nanosecond,
+        kind.extension()
     )
 }
 
@@ -83,6 +141,7 @@ pub fn open_name(sealed: &str) -> String {
 pub struct Owner<'a> {
     pub sink: &'a str,
     pub shard: u16,
+    pub kind: Kind,
     pub open: bool,
 }
 
@@ -93,7 +152,8 @@ impl<'a> Owner<'a> {
             Some(sealed) => (sealed, true),
             None => (name, false),
         };
-        let name = name.strip_suffix(EXTENSION)?;
+        let kind = Kind::of_name(name)?;
+        let name = name.strip_suffix(kind.extension())?;
         let (time, rest) = name.split_at_checked(TIME_LEN)?;
         let time_fits = time.bytes().enumerate().all(|(at, byte)| match at {
             8 => byte == b'T',
@@ -106,6 +166,7 @@ impl<'a> Owner<'a> {
         (time_fits && shard_fits && !sink.is_empty()).then_some(Self {
             sink,
             shard: shard.parse().ok()?,
+            kind,
             open,
         })
     }
@@ -134,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_name_says_whose_it_is() {
-        let name = sealed_name(1_795_178_701_123_456_789, "audit-s01", 7);
+        let name = sealed_name(1_795_178_701_123_456_789, "audit-s01", 7, Kind::Avro);
         assert_eq!(name, "20261120T124501.123456789Z-audit-s01-s07.avro");
         let owner = Owner::of(&name).expect("our own name");
         assert_eq!(
@@ -146,10 +207,38 @@ mod tests {
     }
 
     #[test]
+    fn a_name_says_what_is_in_it() {
+        use Compression::{None as Plain, Snappy, Zstd};
+        let cases = [
+            (FileFormat::Avro, Plain, ".avro"),
+            (FileFormat::Avro, Zstd, ".avro"),
+            (FileFormat::Avro, Snappy, ".avro"),
+            (FileFormat::Jsonl, Plain, ".jsonl"),
+            (FileFormat::Jsonl, Zstd, ".jsonl.zst"),
+            (FileFormat::Protobuf, Plain, ".pb"),
+            (FileFormat::Protobuf, Zstd, ".pb.zst"),
+        ];
+        for (format, compression, extension) in cases {
+            let kind = Kind::of(format, compression);
+            let name = sealed_name(0, "files", 0, kind);
+            assert_eq!(
+                name,
+                format!("19700101T000000.000000000Z-files-s00{extension}")
+            );
+            for name in [open_name(&name), name] {
+                assert_eq!(Owner::of(&name).map(|owner| owner.kind), Some(kind));
+                assert_eq!(Owner::of(&name).map(|owner| owner.sink), Some("files"));
+            }
+        }
+    }
+
+    #[test]
     fn other_names_are_nobodys() {
         for name in [
             "notes.avro",
-            "20261120T124501.123456789Z-files-s00.jsonl",
+            "20261120T124501.123456789Z-files-s00.csv",
+            "20261120T124501.123456789Z-files-s00.avro.zst",
+            "20261120T124501.123456789Z-files-s00.jsonl.gz",
             "20261120T124501.123456789Z--s00.avro",
             "20261120T124501.123456789Z-files-s0.avro",
             "20261120X124501.123456789Z-files-s00.avro",

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::settings::{Compression, SinkSettings};
-use crate::sink::file::avro::{BlockEncoder, SYNC_MARKER_LEN, file_header, new_sync_marker};
+use crate::config::settings::{Compression, FileFormat, SinkSettings};
+use crate::sink::file::avro::{SYNC_MARKER_LEN, new_sync_marker};
 use crate::sink::file::cursor::SavedOutput;
 use crate::sink::file::disk::{Disk, Listed};
-use crate::sink::file::name::{Owner, open_name, sealed_name};
+use crate::sink::file::encoder::{Encoder, file_header};
+use crate::sink::file::name::{Kind, Owner, open_name, sealed_name};
 use crate::sink::{SinkError, SinkStats};
 
 /// What is appended to a file's name when it is set aside: no reader takes it for a sink's file.
@@ -23,6 +24,7 @@ pub struct Output<D: Disk> {
     pub folder: PathBuf,
     sink: String,
     shard: u16,
+    format: FileFormat,
     compression: Compression,
     rotate_size: u64,
     rotate_age: Duration,
@@ -54,6 +56,7 @@ impl<D: Disk> Output<D> {
             folder,
             sink: settings.name.clone(),
             shard,
+            format: settings.format,
             compression: settings.compression,
             rotate_size: settings.rotate_size,
             rotate_age: settings.rotate_age,
@@ -74,7 +77,7 @@ impl<D: Disk> Output<D> {
     }
 
     /// Appends the encoder's open block; creates the file where there is none.
-    pub fn write_block(&mut self, encoder: &mut BlockEncoder) -> Result<(), SinkError> {
+    pub fn write_block(&mut self, encoder: &mut Encoder) -> Result<(), SinkError> {
         let mut current = match self.current.take() {
             Some(current) => current,
             None => self.create()?,
@@ -95,10 +98,15 @@ impl<D: Disk> Output<D> {
         Ok(())
     }
 
+    /// What the names of its files end in.
+    fn kind(&self) -> Kind {
+        Kind::of(self.format, self.compression)
+    }
+
     fn create(&mut self) -> Result<Current<D::File>, SinkError> {
         let mut unix_nano = unix_nano_of(self.disk.clock().system());
         let (sealed_name, path, mut file) = loop {
-            let sealed_name = sealed_name(unix_nano, &self.sink, self.shard);
+            let sealed_name = sealed_name(unix_nano, &self.sink, self.shard, self.kind());
             let path = self.folder.join(open_name(&sealed_name));
             match self.disk.create(&path) {
                 Ok(file) => break (sealed_name, path, file),
@@ -108,10 +116,12 @@ impl<D: Disk> Output<D> {
             }
         };
         let marker = new_sync_marker();
-        let header = file_header(self.compression, &marker);
-        self.disk
-            .write(&mut file, &header)
-            .map_err(failed("write", &path))?;
+        let header = file_header(self.format, self.compression, &marker);
+        if !header.is_empty() {
+            self.disk
+                .write(&mut file, &header)
+                .map_err(failed("write", &path))?;
+        }
         self.stats
             .bytes_written
             .fetch_add(header.len() as u64, Ordering::Relaxed);
@@ -129,7 +139,8 @@ impl<D: Disk> Output<D> {
     ///
     /// One that is shorter than what was committed, or whose header is not ours, is set aside; one
     /// that is not there was removed by somebody: either way its committed records are theirs now,
-    /// and the journal goes on behind them. One of another codec or schema comes back as `Foreign`.
+    /// and the journal goes on behind them. One of another codec or schema comes back as
+    /// `OtherHeader`, and so does one of another format, which its name tells.
     pub fn reopen(&mut self, saved: &SavedOutput, files: &[Listed]) -> Result<Reopened, SinkError> {
         let name = open_name(&saved.sealed_name);
         let path = self.folder.join(&name);
@@ -142,37 +153,20 @@ impl<D: Disk> Output<D> {
             return Ok(Reopened::Gone);
         };
         if listed.len < saved.len {
-            tracing::error!(
-                sink = self.sink,
-                path = %path.display(),
-                len = listed.len,
-                committed = saved.len,
-                "the file that was being written is shorter than what was synced; set aside as {DAMAGED_SUFFIX}"
-            );
-            self.set_aside(&name, DAMAGED_SUFFIX)?;
+            self.set_aside_short(&path, listed, saved)?;
             return Ok(Reopened::Gone);
         }
-        let expected = file_header(self.compression, &[0; SYNC_MARKER_LEN]);
-        let header = self
-            .disk
-            .read(&path, expected.len() as u64)
-            .map_err(failed("read", &path))?;
-        let marker_at = expected.len() - SYNC_MARKER_LEN;
-        let same = header.len() == expected.len() && header[..marker_at] == expected[..marker_at];
-        if !same {
+        let Some(marker) = self.marker_of(&path, saved)? else {
             return Ok(Reopened::OtherHeader);
-        }
-        let marker = header[marker_at..]
-            .try_into()
-            .expect("the rest is the marker");
+        };
         let file = self
             .disk
             .open_cut(&path, saved.len)
             .map_err(failed("open", &path))?;
         // Its age stands in its name: is it older than a file begun one `rotate_age` ago?
         let now = self.disk.clock().system();
-        let limit = now.checked_sub(self.rotate_age).unwrap_or(UNIX_EPOCH);
-        let old = saved.sealed_name < sealed_name(unix_nano_of(limit), &self.sink, self.shard);
+        let limit = unix_nano_of(now.checked_sub(self.rotate_age).unwrap_or(UNIX_EPOCH));
+        let old = saved.sealed_name < sealed_name(limit, &self.sink, self.shard, self.kind());
         self.current = Some(Current {
             file,
             sealed_name: saved.sealed_name.clone(),
@@ -183,6 +177,32 @@ impl<D: Disk> Output<D> {
                 + if old { Duration::ZERO } else { self.rotate_age },
         });
         Ok(Reopened::Continued)
+    }
+
+    /// The sync marker of a file that these settings would have begun in the same way; `None` for
+    /// every other. A format without a beginning has no use for a marker.
+    fn marker_of(
+        &mut self,
+        path: &Path,
+        saved: &SavedOutput,
+    ) -> Result<Option<[u8; SYNC_MARKER_LEN]>, SinkError> {
+        if Owner::of(&saved.sealed_name).map(|owner| owner.kind) != Some(self.kind()) {
+            return Ok(None);
+        }
+        let expected = file_header(self.format, self.compression, &[0; SYNC_MARKER_LEN]);
+        let Some(marker_at) = expected.len().checked_sub(SYNC_MARKER_LEN) else {
+            return Ok(Some(new_sync_marker()));
+        };
+        let header = self
+            .disk
+            .read(path, expected.len() as u64)
+            .map_err(failed("read", path))?;
+        let same = header.len() == expected.len() && header[..marker_at] == expected[..marker_at];
+        Ok(same.then(|| {
+            header[marker_at..]
+                .try_into()
+                .expect("the rest is the marker")
+        }))
     }
 
     /// Whether the open file is big or old enough.
@@ -231,14 +251,18 @@ impl<D: Disk> Output<D> {
     /// Finishes a seal that the cursor says was under way; it may have got to any of its steps.
     pub fn finish_seal(&mut self, saved: &SavedOutput, files: &[Listed]) -> Result<(), SinkError> {
         let name = open_name(&saved.sealed_name);
-        if !files.iter().any(|file| file.name == name) {
+        let Some(listed) = files.iter().find(|file| file.name == name) else {
             // Renamed; the name itself may not be durable yet.
             return self
                 .disk
                 .sync_folder(&self.folder)
                 .map_err(failed("sync folder", &self.folder));
-        }
+        };
         let path = self.folder.join(&name);
+        if listed.len < saved.len {
+            // To cut it would fill it up with zeroes, and seal those as if they were records.
+            return self.set_aside_short(&path, listed, saved);
+        }
         let mut file = self
             .disk
             .open_cut(&path, saved.len)
@@ -284,6 +308,22 @@ impl<D: Disk> Output<D> {
         Ok(())
     }
 
+    fn set_aside_short(
+        &mut self,
+        path: &Path,
+        listed: &Listed,
+        saved: &SavedOutput,
+    ) -> Result<(), SinkError> {
+        tracing::error!(
+            sink = self.sink,
+            path = %path.display(),
+            len = listed.len,
+            committed = saved.len,
+            "the file that was being written is shorter than what was synced; set aside as {DAMAGED_SUFFIX}"
+        );
+        self.set_aside(&listed.name, DAMAGED_SUFFIX)
+    }
+
     fn set_aside(&mut self, name: &str, suffix: &str) -> Result<(), SinkError> {
         let path = self.folder.join(name);
         self.disk
@@ -305,7 +345,10 @@ pub enum Reopened {
     OtherHeader,
 }
 
-pub(super) fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SinkError {
+pub(in crate::sink) fn failed(
+    call: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> SinkError {
     move |source| SinkError::Output {
         call,
         path: path.to_owned(),

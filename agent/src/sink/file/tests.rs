@@ -1,6 +1,7 @@
 //! The file sink against crashes, other people's readers and a plain vector.
 
 mod crash;
+mod formats;
 mod interop;
 mod resume;
 
@@ -10,19 +11,36 @@ use std::time::Duration;
 
 use penstock_proto::v1::LogRecord;
 
-use crate::config::settings::{Compression, SinkSettings};
+use crate::config::settings::{Compression, FileFormat, SinkSettings};
 use crate::journal::reader::JournalReader;
 use crate::schema::table::Schemas;
 use crate::sink::file::FileSink;
-use crate::sink::file::container::{ContainerReader, Next};
+use crate::sink::file::container::Next;
 use crate::sink::file::disk::{Disk, RealDisk};
+use crate::sink::file::read::RecordsReader;
 use crate::sink::{Sink, SinkStats};
 
+/// Everything that a file sink may be told to write.
+const FORMATS: [(FileFormat, Compression); 7] = [
+    (FileFormat::Avro, Compression::None),
+    (FileFormat::Avro, Compression::Zstd),
+    (FileFormat::Avro, Compression::Snappy),
+    (FileFormat::Jsonl, Compression::None),
+    (FileFormat::Jsonl, Compression::Zstd),
+    (FileFormat::Protobuf, Compression::None),
+    (FileFormat::Protobuf, Compression::Zstd),
+];
+
 fn settings(compression: Compression) -> SinkSettings {
+    settings_of((FileFormat::Avro, compression))
+}
+
+fn settings_of((format, compression): (FileFormat, Compression)) -> SinkSettings {
     SinkSettings {
         name: "files".to_owned(),
         kind: crate::config::settings::SinkKind::File,
-        format: crate::config::settings::FileFormat::Avro,
+        to: Vec::new(),
+        format,
         compression,
         rotate_size: u64::MAX,
         rotate_age: Duration::from_secs(3600),
@@ -76,8 +94,9 @@ fn output_names(data_dir: &Path) -> Vec<String> {
 fn output_bodies(data_dir: &Path) -> Vec<String> {
     let mut bodies = Vec::new();
     for name in output_names(data_dir) {
-        let file = std::fs::File::open(data_dir.join("records").join(&name)).expect("open");
-        let mut reader = ContainerReader::open(file).expect("a container");
+        let path = data_dir.join("records").join(&name);
+        let file = std::fs::File::open(&path).expect("open");
+        let mut reader = RecordsReader::open(file, &path).expect("a sink's file");
         loop {
             match reader.read_next().expect("a good block") {
                 Next::Records(records) => bodies.extend(records.iter().map(|r| r.body.to_owned())),

@@ -23,6 +23,7 @@ fn settings() -> SinkSettings {
     SinkSettings {
         name: "files".to_owned(),
         kind: crate::config::settings::SinkKind::File,
+        to: Vec::new(),
         format: crate::config::settings::FileFormat::Avro,
         compression: Compression::Zstd,
         rotate_size: 1 << 30,

@@ -61,7 +61,7 @@ impl World {
                 continue;
             }
             let tally = tallies.get_mut(&conn.listener).expect("a listener");
-            let unsure = conn.send_failed || self.producers[conn.producer].plan.deaf;
+            let unsure = conn.send_failed || conn.ended || self.producers[conn.producer].plan.deaf;
             let arrivals = if unsure {
                 &mut tally.perhaps
             } else {
@@ -79,6 +79,8 @@ impl World {
             if conn.agent != agent
                 || conn.dead
                 || conn.reset
+                // What came when the agent had begun to end the connection is thrown away.
+                || conn.ended
                 || conn.send_failed
                 || self.producers[conn.producer].plan.deaf
             {

@@ -83,6 +83,11 @@ impl World {
                 self.conns[id].shut = true;
                 self.touched.push(Touch::Conn(id));
             }
+            // The simulated producer does not look for it: the agent's own bound ends the wait.
+            Op::PeerEnd { peer, socket } => {
+                let id = self.conn_of(at, peer, socket);
+                self.conns[id].ended = true;
+            }
             Op::PeerClose { peer, socket } => {
                 let id = self.conn_of(at, peer, socket);
                 self.sockets.remove(&socket.0);

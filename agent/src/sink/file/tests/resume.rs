@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::sink::file::cursor::{CursorFile, SavedCursor};
 use crate::sink::sample::{SampleEntry, SampleJournal, numbered};
 use crate::sink::{Cursor, SinkError};
 
@@ -20,10 +21,19 @@ fn journal(data_dir: &Path, blocks: u64) -> (SampleJournal, Vec<LogRecord>) {
 
 #[test]
 fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
-    for compression in [Compression::None, Compression::Zstd] {
+    let endings = [
+        ".avro",
+        ".avro",
+        ".avro",
+        ".jsonl",
+        ".jsonl.zst",
+        ".pb",
+        ".pb.zst",
+    ];
+    for (format, ending) in FORMATS.into_iter().zip(endings) {
         let folder = tempfile::tempdir().expect("a folder");
         let (journal, records) = journal(folder.path(), 4);
-        let mut sink = sink(folder.path(), &settings(compression));
+        let mut sink = sink(folder.path(), &settings_of(format));
         assert_eq!(sink.resume().expect("resume"), None);
         sink.begin(Cursor::default()).expect("begin");
         assert_eq!(output_names(folder.path()), Vec::<String>::new());
@@ -31,7 +41,7 @@ fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
         sink.commit().expect("commit");
         let names = output_names(folder.path());
         assert!(
-            names.len() == 1 && names[0].ends_with("Z-files-s00.avro.open"),
+            names.len() == 1 && names[0].ends_with(&format!("Z-files-s00{ending}.open")),
             "{names:?}"
         );
         assert_eq!(output_bodies(folder.path()), bodies_of(&records));
@@ -58,11 +68,16 @@ fn sealed_files_hold_the_records_once_and_are_the_groups_to_read() {
 
 #[test]
 fn what_was_not_committed_is_cut_and_delivered_again() {
+    for format in FORMATS {
+        cut_and_deliver_again(&settings_of(format));
+    }
+}
+
+fn cut_and_deliver_again(settings: &SinkSettings) {
     let folder = tempfile::tempdir().expect("a folder");
     let (journal, records) = journal(folder.path(), 6);
-    let settings = settings(Compression::None);
     {
-        let mut sink = sink(folder.path(), &settings);
+        let mut sink = sink(folder.path(), settings);
         sink.resume().expect("resume");
         sink.begin(Cursor::default()).expect("begin");
         deliver(&mut sink, &journal.folder, 0, 3 * 4096);
@@ -75,7 +90,7 @@ fn what_was_not_committed_is_cut_and_delivered_again() {
         output.write_block(encoder).expect("write");
     }
     assert_eq!(output_bodies(folder.path()).len(), 18);
-    let mut sink = sink(folder.path(), &settings);
+    let mut sink = sink(folder.path(), settings);
     let cursor = sink.resume().expect("resume").expect("a cursor");
     assert_eq!(
         cursor,
@@ -101,7 +116,7 @@ fn what_was_not_committed_is_cut_and_delivered_again() {
 }
 
 struct Sinks<'a, D: Disk> {
-    encoder: &'a mut crate::sink::file::avro::BlockEncoder,
+    encoder: &'a mut crate::sink::file::encoder::Encoder,
     output: &'a mut crate::sink::file::output::Output<D>,
 }
 
@@ -139,32 +154,36 @@ fn a_full_or_old_file_is_sealed_at_the_next_commit() {
 }
 
 #[test]
-fn another_codec_after_a_restart_begins_another_file() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (journal, records) = journal(folder.path(), 2);
-    let mut first = sink(folder.path(), &settings(Compression::Zstd));
-    first.resume().expect("resume");
-    first.begin(Cursor::default()).expect("begin");
-    deliver(&mut first, &journal.folder, 0, 4096);
-    first.commit().expect("commit");
-    drop(first);
-    let mut second = sink(folder.path(), &settings(Compression::None));
-    let cursor = second.resume().expect("resume").expect("a cursor");
-    assert_eq!(cursor.records, 3);
-    deliver(
-        &mut second,
-        &journal.folder,
-        cursor.position,
-        journal.position,
-    );
-    second.commit().expect("commit");
-    let names = output_names(folder.path());
-    assert_eq!(names.len(), 2);
-    assert!(
-        names[0].ends_with(".avro") && names[1].ends_with(".open"),
-        "{names:?}"
-    );
-    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+fn another_format_or_codec_after_a_restart_begins_another_file() {
+    for before in FORMATS {
+        for after in FORMATS.into_iter().filter(|after| *after != before) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (journal, records) = journal(folder.path(), 2);
+            let mut first = sink(folder.path(), &settings_of(before));
+            first.resume().expect("resume");
+            first.begin(Cursor::default()).expect("begin");
+            deliver(&mut first, &journal.folder, 0, 4096);
+            first.commit().expect("commit");
+            drop(first);
+            let mut second = sink(folder.path(), &settings_of(after));
+            let cursor = second.resume().expect("resume").expect("a cursor");
+            assert_eq!(cursor.records, 3);
+            deliver(
+                &mut second,
+                &journal.folder,
+                cursor.position,
+                journal.position,
+            );
+            second.commit().expect("commit");
+            let names = output_names(folder.path());
+            assert_eq!(names.len(), 2, "{before:?} to {after:?}");
+            assert!(
+                !names[0].ends_with(".open") && names[1].ends_with(".open"),
+                "{names:?}"
+            );
+            assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+        }
+    }
 }
 
 #[test]
@@ -288,4 +307,101 @@ fn keep_removes_sealed_files_of_this_sink_beyond_its_size() {
         "two of {len} bytes, no more, are within `keep`"
     );
     assert_eq!(output_names(folder.path()), [other, &sealed[2], &sealed[3]]);
+}
+
+#[test]
+fn a_file_to_be_sealed_that_lost_bytes_is_set_aside_and_not_filled_with_zeroes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, _) = journal(folder.path(), 2);
+    let settings = settings(Compression::None);
+    let cursor = {
+        let mut sink = sink(folder.path(), &settings);
+        sink.resume().expect("resume");
+        sink.begin(Cursor::default()).expect("begin");
+        deliver(&mut sink, &journal.folder, 0, journal.position);
+        sink.commit().expect("commit")
+    };
+    // The cursor says that the file is being sealed, as in the middle of that; the file is short.
+    let cursors = CursorFile::new(folder.path().join("cursors"), "files", 0);
+    let mut saved = cursors
+        .load(&mut RealDisk)
+        .expect("load")
+        .expect("a cursor");
+    let output = saved.output.as_mut().expect("an open file");
+    output.sealing = true;
+    let name = output_names(folder.path()).remove(0);
+    let path = folder.path().join("records").join(&name);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(path)
+        .expect("open");
+    file.set_len(output.len - 10).expect("cut");
+    cursors.store(&mut RealDisk, &saved).expect("store");
+
+    let mut sink = sink(folder.path(), &settings);
+    assert_eq!(sink.resume().expect("resume"), Some(cursor));
+    assert_eq!(output_names(folder.path()), [format!("{name}.damaged")]);
+}
+
+#[test]
+fn a_cursor_left_under_its_temporary_name_is_not_believed_and_not_in_the_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, records) = journal(folder.path(), 4);
+    let settings = settings(Compression::None);
+    let left = folder.path().join("cursors/files-s00.cursor.tmp");
+    {
+        let mut sink = sink(folder.path(), &settings);
+        sink.resume().expect("resume");
+        sink.begin(Cursor::default()).expect("begin");
+        deliver(&mut sink, &journal.folder, 0, 2 * 4096);
+        sink.commit().expect("commit");
+        // Written and synced, and then the power went: a later cursor than the one in force.
+        let later = SavedCursor {
+            cursor: Cursor {
+                position: journal.position,
+                records: 12,
+            },
+            output: None,
+        };
+        std::fs::write(&left, later.to_text()).expect("write");
+    }
+    let mut sink = sink(folder.path(), &settings);
+    let cursor = sink.resume().expect("resume").expect("a cursor");
+    assert_eq!(cursor.position, 2 * 4096);
+    deliver(
+        &mut sink,
+        &journal.folder,
+        cursor.position,
+        journal.position,
+    );
+    sink.seal().expect("seal");
+    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
+    assert!(!left.exists());
+}
+
+#[test]
+fn a_cursor_folder_that_vanishes_sets_the_open_file_aside_and_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (journal, records) = journal(folder.path(), 4);
+    let mut sink = sink(folder.path(), &settings(Compression::None));
+    sink.resume().expect("resume");
+    sink.begin(Cursor::default()).expect("begin");
+    deliver(&mut sink, &journal.folder, 0, 2 * 4096);
+    sink.commit().expect("commit");
+    std::fs::remove_dir_all(folder.path().join("cursors")).expect("remove");
+    deliver(&mut sink, &journal.folder, 2 * 4096, journal.position);
+    let error = sink.commit().expect_err("nowhere to write the cursor");
+    assert!(matches!(error, SinkError::Cursor { .. }), "{error}");
+    // What the loop does after an error: the folder is made again, and nothing is guessed.
+    assert_eq!(sink.resume().expect("resume"), None);
+    let names = output_names(folder.path());
+    assert!(
+        names.len() == 1 && names[0].ends_with(".avro.open.orphan"),
+        "{names:?}"
+    );
+    sink.begin(Cursor::default()).expect("begin");
+    deliver(&mut sink, &journal.folder, 0, journal.position);
+    sink.seal().expect("seal");
+    std::fs::remove_file(folder.path().join("records").join(&names[0])).expect("remove");
+    assert_eq!(output_bodies(folder.path()), bodies_of(&records));
 }

@@ -1,7 +1,10 @@
-//! Decoding, one core: our views beside the owned messages of prost and serde_json.
+//! Decoding, one core: our views beside the owned messages of prost and serde_json,
+//! and beside Avro's other readers.
 //!
 //! Batches of 50 records, about 215 bytes a record in Protobuf, as an agent would receive them.
 //! `PENSTOCK_LOG_LINES=FILE` takes the bodies from a file of real lines.
+
+mod avro;
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -16,6 +19,8 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 const RECORDS_PER_BATCH: usize = 50;
+/// What `penstock send --zstd` uses.
+const ZSTD_LEVEL: i32 = 3;
 /// 0.4 MiB of Protobuf: what a receive buffer pool hands over before it comes round again.
 const MADE_LINES: usize = 2000;
 
@@ -24,12 +29,7 @@ fn benches(criterion: &mut Criterion) {
     let protobuf: Vec<Batch> = batches(&lines, protobuf_payload);
     let json: Vec<Batch> = batches(&lines, json_payload);
     for (name, batches) in [("protobuf", &protobuf), ("json", &json)] {
-        let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
-        eprintln!(
-            "{name}: {} records, {:.1} bytes a record",
-            lines.len(),
-            bytes as f64 / lines.len() as f64
-        );
+        report(name, &lines, batches);
     }
 
     // A map is what costs prost the most, so the comparison is made without attributes too.
@@ -55,6 +55,8 @@ fn benches(criterion: &mut Criterion) {
         group.finish();
     }
 
+    bench_zstd(criterion, &lines);
+
     let mut group = criterion.benchmark_group("json");
     group.throughput(Throughput::Elements(lines.len() as u64));
     group.bench_function("serde_json_owned", |bencher| {
@@ -69,6 +71,57 @@ fn benches(criterion: &mut Criterion) {
         });
     });
     bench_views(&mut group, Encoding::Json, &json);
+    group.finish();
+
+    avro::benches(criterion, &lines);
+}
+
+fn report(name: &str, lines: &[Line], batches: &[Batch]) {
+    let bytes: usize = batches.iter().map(|batch| batch.payload.len()).sum();
+    eprintln!(
+        "{name}: {} records, {:.1} bytes a record",
+        lines.len(),
+        bytes as f64 / lines.len() as f64
+    );
+}
+
+/// Payloads as senders compress them: the decoder's whole work beside the bare decompressor's, with
+/// a context and a buffer that it uses again.
+fn bench_zstd(criterion: &mut Criterion, lines: &[Line]) {
+    let compressed = batches(lines, |lines| {
+        zstd::bulk::compress(&protobuf_payload(lines), ZSTD_LEVEL).unwrap()
+    });
+    let bytes: usize = compressed.iter().map(|batch| batch.payload.len()).sum();
+    eprintln!(
+        "protobuf_zstd: {:.1} bytes a record",
+        bytes as f64 / lines.len() as f64
+    );
+    let mut group = criterion.benchmark_group("protobuf_zstd");
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    group.bench_function("bare_decompress", |bencher| {
+        let mut context = zstd::bulk::Decompressor::new().unwrap();
+        let mut out = vec![0; 1 << 20];
+        bencher.iter(|| {
+            for batch in &compressed {
+                let len = context
+                    .decompress_to_buffer(black_box(&batch.payload), &mut out[..])
+                    .unwrap();
+                black_box(&out[..len]);
+            }
+        });
+    });
+    group.bench_function("view_validate", |bencher| {
+        let mut decoder = Decoder::new(&Schemas::default());
+        bencher.iter(|| {
+            for batch in &compressed {
+                let payload = Payload {
+                    zstd: true,
+                    ..Payload::plain(Encoding::Protobuf, black_box(&batch.payload))
+                };
+                decoder.validate(&payload, batch.records).unwrap();
+            }
+        });
+    });
     group.finish();
 }
 
@@ -126,7 +179,7 @@ struct Batch {
     payload: Vec<u8>,
 }
 
-fn batches(lines: &[Line], encode: fn(&[Line]) -> Vec<u8>) -> Vec<Batch> {
+fn batches(lines: &[Line], encode: impl Fn(&[Line]) -> Vec<u8>) -> Vec<Batch> {
     lines
         .chunks(RECORDS_PER_BATCH)
         .map(|lines| Batch {

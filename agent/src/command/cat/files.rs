@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Stop;
-use super::inputs::{folder_names, is_container, sealed_name};
+use super::inputs::{folder_names, is_records, sealed_name};
 use super::printer::Printer;
 use crate::exit::{Exit, Failure};
-use crate::sink::file::container::{ContainerError, ContainerReader, Next};
+use crate::sink::file::container::{ContainerError, Next};
 use crate::sink::file::name::OPEN_SUFFIX;
+use crate::sink::file::read::RecordsReader;
 
 /// Sink files: one, or all that a folder holds.
 pub(super) struct FilesSource {
@@ -22,7 +23,7 @@ pub(super) struct FilesSource {
 
 pub(super) enum FileState {
     New,
-    Reading(Box<ContainerReader>),
+    Reading(Box<RecordsReader>),
     Finished,
 }
 
@@ -35,7 +36,7 @@ impl FilesSource {
         let mut sealed = Vec::new();
         if let Some(folder) = &self.folder {
             for name in folder_names(folder)? {
-                if is_container(&name) {
+                if is_records(&name) {
                     let path = folder.join(sealed_name(&name));
                     if sealed_name(&name) == name {
                         sealed.push(path.clone());
@@ -67,7 +68,7 @@ fn print_file<W: Write, E: Write>(
         FileState::Finished => return Ok(true),
         FileState::Reading(reader) => reader,
         FileState::New => {
-            let Some((reader, _)) = open_container(path, is_sealed, alone, printer)? else {
+            let Some((reader, _)) = open_records(path, is_sealed, alone, printer)? else {
                 return Ok(true);
             };
             *state = FileState::Reading(Box::new(reader));
@@ -105,12 +106,12 @@ fn sealed_path(path: &Path) -> bool {
 
 /// Opens a file under whichever of its two names it has now. `None`: there is nothing to read yet,
 /// or it was reported.
-fn open_container<W: Write, E: Write>(
+fn open_records<W: Write, E: Write>(
     path: &Path,
     is_sealed: bool,
     alone: bool,
     printer: &mut Printer<W, E>,
-) -> Result<Option<(ContainerReader, PathBuf)>, Stop> {
+) -> Result<Option<(RecordsReader, PathBuf)>, Stop> {
     let mut open_path = path.as_os_str().to_owned();
     open_path.push(OPEN_SUFFIX);
     let mut candidates = vec![path.to_owned()];
@@ -127,7 +128,7 @@ fn open_container<W: Write, E: Write>(
                 return Err(Failure::io(what, &error).into());
             }
         };
-        match ContainerReader::open(file) {
+        match RecordsReader::open(file, &candidate) {
             Ok(reader) => return Ok(Some((reader, candidate))),
             Err(ContainerError::HeaderCut) if !sealed_path(&candidate) => return Ok(None),
             Err(ContainerError::Io(error)) => {
@@ -149,26 +150,31 @@ fn open_container<W: Write, E: Write>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::command::cat::Format;
-    use crate::command::cat::tests::{cat, numbers, written};
-
-    fn only_file(data_dir: &Path) -> PathBuf {
-        let mut files = std::fs::read_dir(data_dir.join("records")).expect("the folder");
-        files.next().expect("a file").expect("an entry").path()
-    }
+    use crate::command::cat::tests::{cat, numbers, only_file, written, written_as};
+    use crate::config::settings::{Compression, FileFormat};
 
     #[test]
     fn sink_files_are_read_open_or_sealed_alone_or_as_a_folder() {
-        for sealed in [false, true] {
-            let folder = tempfile::tempdir().expect("a folder");
-            let _sink = written(folder.path(), sealed, 0..3);
-            let file = only_file(folder.path());
-            assert_eq!(file.extension().is_some_and(|e| e == "avro"), sealed);
-            for path in [file, folder.path().join("records")] {
-                let printed = cat(&[path], Format::Json).expect("cat");
-                assert_eq!(numbers(&printed), [0, 1, 2]);
-                assert_eq!(printed.problems, 0);
+        for format in [
+            (FileFormat::Avro, Compression::None),
+            (FileFormat::Avro, Compression::Zstd),
+            (FileFormat::Avro, Compression::Snappy),
+            (FileFormat::Jsonl, Compression::None),
+            (FileFormat::Jsonl, Compression::Zstd),
+            (FileFormat::Protobuf, Compression::None),
+            (FileFormat::Protobuf, Compression::Zstd),
+        ] {
+            for sealed in [false, true] {
+                let folder = tempfile::tempdir().expect("a folder");
+                let _sink = written_as(format, folder.path(), sealed, 0..3);
+                let file = only_file(folder.path());
+                assert_eq!(file.extension().is_some_and(|e| e != "open"), sealed);
+                for path in [file, folder.path().join("records")] {
+                    let printed = cat(&[path], Format::Json).expect("cat");
+                    assert_eq!(numbers(&printed), [0, 1, 2], "{format:?}");
+                    assert_eq!(printed.problems, 0);
+                }
             }
         }
     }
