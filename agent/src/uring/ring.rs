@@ -414,16 +414,8 @@ impl Kernel for Ring {
                 socket,
                 lease,
             } => self.send_acks(peer, socket, lease),
-            // The kernel takes hold of the file when the op is submitted, so a close that overtakes
-            // it in a worker thread of the kernel's does no harm.
-            Op::PeerShutdown { socket, .. } => self.submit(
-                opcode::Shutdown::new(Fd(socket.0), libc::SHUT_RDWR).build(),
-                Token::Cancel,
-            ),
-            Op::PeerEnd { socket, .. } => self.submit(
-                opcode::Shutdown::new(Fd(socket.0), libc::SHUT_WR).build(),
-                Token::Cancel,
-            ),
+            Op::PeerShutdown { socket, .. } => shutdown(socket, libc::SHUT_RDWR),
+            Op::PeerEnd { socket, .. } => shutdown(socket, libc::SHUT_WR),
             Op::PeerClose { peer, socket } => {
                 self.submit(opcode::Close::new(Fd(socket.0)).build(), Token::Close(peer));
             }
@@ -654,3 +646,12 @@ fn clock(id: libc::clockid_t) -> u64 {
     unsafe { libc::clock_gettime(id, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+/// At once, and not through the ring: a worker thread of the kernel's would do it, which looks the
+/// descriptor up when it gets to it (io_wq_submit_work, Linux 6.18). The close that follows may have
+/// overtaken it by then, and the number be another connection's.
+fn shutdown(socket: Socket, how: libc::c_int) {
+    // SAFETY: no pointers. The worker closes the socket later, by `PeerClose`, so the descriptor is
+    // open and its own. The call does not block; its failure means that the peer was quicker.
+    unsafe { libc::shutdown(socket.0, how) };
+}
+
