@@ -479,7 +479,8 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, memory_max, admin, journal, listeners, gate, sinks",
+            "known here: data_dir, shards, memory_max, stop_timeout, admin, journal, listeners, gate, sinks, \
+             schemas_dir, schemas",
         ),
     ];
     for (text, place, message, help) in cases {

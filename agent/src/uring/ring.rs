@@ -654,4 +654,3 @@ fn shutdown(socket: Socket, how: libc::c_int) {
     // open and its own. The call does not block; its failure means that the peer was quicker.
     unsafe { libc::shutdown(socket.0, how) };
 }
-

@@ -174,5 +174,8 @@ fn for_the_disks_sake_one_segment_a_second_is_dropped() {
     }
     // The last one stays: it says which positions were given out.
     assert!(!rig.disk.names().is_empty());
+    // It takes its last block, and then nothing.
+    filled(&mut rig, 1);
+    rig.tick(0);
     assert_eq!(rig.marks().refusal(), Some(Refusal::MinFree));
 }

@@ -317,8 +317,18 @@ impl Made {
             }
             "map" => {
                 let items = few(self);
+                // Of two values with one key apache-avro keeps the last, were it null; with us null is
+                // no attribute, and the one before stays. So keys differ where values may be null.
+                let nullable = schema["values"].is_array();
+                let mut keys = 0;
                 self.blocks(items, out, &mut |made, out| {
-                    made.value(&json!("string"), types, depth + 1, out);
+                    let mut key = made.text();
+                    if nullable {
+                        keys += 1;
+                        key.push_str(&keys.to_string());
+                    }
+                    long(key.len() as i64, out);
+                    out.extend_from_slice(key.as_bytes());
                     made.value(&schema["values"], types, depth + 1, out);
                 });
             }
