@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use penstock::decode::compressed::Decompressor;
 use penstock::decode::{Decoder, Payload};
 use penstock::schema::table::Schemas;
 use penstock_benches::{Line, lines};
@@ -107,6 +108,14 @@ fn bench_zstd(criterion: &mut Criterion, lines: &[Line]) {
                     .decompress_to_buffer(black_box(&batch.payload), &mut out[..])
                     .unwrap();
                 black_box(&out[..len]);
+            }
+        });
+    });
+    group.bench_function("bounded_decompress", |bencher| {
+        let mut decompressor = Decompressor::default();
+        bencher.iter(|| {
+            for batch in &compressed {
+                black_box(decompressor.decompress(black_box(&batch.payload)).unwrap());
             }
         });
     });
