@@ -100,7 +100,8 @@ impl Life {
             world.keep_trace(trace);
         }
         for (index, plan) in setup.producers.iter().enumerate() {
-            world.add_producer(Producer::new(index, plan.clone(), rng.fork()));
+            let producer = Producer::new(index, plan.clone(), rng.fork());
+            world.add_producer(Box::new(producer));
         }
         for plan in &setup.senders {
             world.add_sender(Sender::new(plan.clone(), rng.fork()));

@@ -32,3 +32,4 @@ pub mod rng;
 pub mod scenario;
 pub mod setup;
 pub mod sinks;
+pub mod wire;

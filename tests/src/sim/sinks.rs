@@ -218,6 +218,9 @@ fn bodies(bytes: &[u8]) -> Vec<String> {
 
 /// The frame that a body names, and which of its records it is.
 fn frame_of(body: &str, book: &Book) -> Option<(FrameNo, usize)> {
+    if let Some(found) = book.record(body) {
+        return Some(found);
+    }
     let mut parts = body.splitn(3, '/');
     let producer = u64::from_str_radix(parts.next()?, 16).ok()?;
     let sequence = parts.next()?.parse().ok()?;
