@@ -22,6 +22,7 @@ use penstock::sink::StopDeadline;
 use tempfile::TempDir;
 
 use super::check::{self, DurableIndex};
+use super::client::Client;
 use super::disk::{Disk, DiskImage};
 use super::files::Files;
 use super::frame::PAYLOAD_LEN_MAX;
@@ -102,6 +103,10 @@ impl Life {
         for (index, plan) in setup.producers.iter().enumerate() {
             let producer = Producer::new(index, plan.clone(), rng.fork());
             world.add_producer(Box::new(producer));
+        }
+        for plan in &setup.clients {
+            let client = Client::new(world.producers.len(), plan.clone(), rng.fork());
+            world.add_producer(Box::new(client));
         }
         for plan in &setup.senders {
             world.add_sender(Sender::new(plan.clone(), rng.fork()));

@@ -19,6 +19,7 @@
 
 pub mod book;
 pub mod check;
+pub mod client;
 pub mod clock;
 pub mod disk;
 pub mod files;

@@ -102,6 +102,9 @@ impl Outcome {
                 .sum::<u32>()
         };
         let world = life.world();
+        for producer in &world.producers {
+            producer.check(&world.book, &stored);
+        }
         let lines = world.book.lines();
         self.digest = world.digest();
         self.frames = lines.len();
