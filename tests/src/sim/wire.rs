@@ -174,7 +174,7 @@ impl Wire {
         while room > 0 && wires.conns[id].queued() < SOCKET_BYTES_MAX {
             let bytes = exchange.outbound(now);
             if bytes.is_empty() {
-                return;
+                break;
             }
             let conn = &mut wires.conns[id];
             // A frame that is begun is announced as a whole: its end may come later, or never.
