@@ -11,16 +11,19 @@ use penstock::shard::counters::CloseReason;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_tests::sim::frame::{self, Defect, Frame};
+use penstock_tests::sim::hop::{self, HopSetup};
 use penstock_tests::sim::kernel::{Lie, Mishap};
 use penstock_tests::sim::life::Life;
 use penstock_tests::sim::network::Packet;
 use penstock_tests::sim::producer::{ProducerPlan, SenderPlan};
 use penstock_tests::sim::rng::Rng;
-use penstock_tests::sim::scenario::{Outcome, finish, run, try_run};
+use penstock_tests::sim::scenario::{Failure, Outcome, finish, run, try_hop, try_run};
 use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 
 /// Seeds of an ordinary test run: about ten seconds on two busy cores.
 const SEEDS: u64 = 400;
+/// Seeds of two agents.
+const HOP_SEEDS: u64 = 150;
 /// The producer of the scenarios.
 const ID: u64 = 0xa000;
 
@@ -51,6 +54,11 @@ fn seeds() {
         };
         sum.add(&outcome);
     }
+    report(&sum, count);
+}
+
+/// What the runs came to; runs in which nothing went wrong prove nothing.
+fn report(sum: &Outcome, count: u64) {
     println!(
         "{count} seeds: {} lives, {} turns, {} frames, {} acknowledged, {} stored; records lost in \
          failed segments, and said so: {}",
@@ -63,7 +71,6 @@ fn seeds() {
         sum.acknowledged > 0 && sum.stored >= sum.acknowledged,
         "nothing was ever acknowledged: {sum:?}"
     );
-    // A run in which nothing went wrong proves nothing.
     for (what, times) in sum.struck.counts() {
         let least = count / 50;
         assert!(
@@ -73,18 +80,51 @@ fn seeds() {
     }
 }
 
+/// The same with two agents, the first of which forwards to the second.
+#[test]
+fn seeds_of_two_agents() {
+    if let Some(seed) = number_from_env("PENSTOCK_SIM_SEED") {
+        return replay_hop(seed);
+    }
+    let count = number_from_env("PENSTOCK_SIM_SEEDS").unwrap_or(HOP_SEEDS);
+    let from = number_from_env("PENSTOCK_SIM_FROM").unwrap_or(0);
+    let mut sum = Outcome::default();
+    for seed in from..from + count {
+        let one = || hop::run(&HopSetup::random(seed), None);
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(one)) else {
+            panic!(
+                "seed {seed} fails; to replay it:\n    PENSTOCK_SIM_SEED={seed} cargo test -p \
+                 penstock-tests --test simulation seeds_of_two_agents -- --nocapture"
+            );
+        };
+        sum.add(&outcome);
+    }
+    report(&sum, count);
+}
+
+fn replay_hop(seed: u64) {
+    let setup = HopSetup::random(seed);
+    println!("{setup:#?}");
+    match try_hop(&setup) {
+        Ok(outcome) => println!("seed {seed}: {outcome:?}"),
+        Err(failure) => failed(seed, &failure),
+    }
+}
+
 fn replay(seed: u64) {
     let setup = Setup::random(seed);
     println!("{setup:#?}");
     match try_run(&setup) {
         Ok(outcome) => println!("seed {seed}: {outcome:?}"),
-        Err(failure) => {
-            for line in &failure.trace {
-                println!("{line}");
-            }
-            panic!("seed {seed}: {}", failure.message);
-        }
+        Err(failure) => failed(seed, &failure),
     }
+}
+
+fn failed(seed: u64, failure: &Failure) {
+    for line in &failure.trace {
+        println!("{line}");
+    }
+    panic!("seed {seed}: {}", failure.message);
 }
 
 #[test]

@@ -104,7 +104,12 @@ impl Client {
             // A record that is offered again must be the same.
             let fill = self.offered as usize * 7 % (self.plan.body_len_max + 1);
             let record = LogRecord {
-                body: format!("client/{:x}/{}/{}", self.plan.id, self.offered, "x".repeat(fill)),
+                body: format!(
+                    "client/{:x}/{}/{}",
+                    self.plan.id,
+                    self.offered,
+                    "x".repeat(fill)
+                ),
                 severity_number: 9,
                 ..LogRecord::default()
             };

@@ -105,6 +105,10 @@ impl Files {
         self.clock.set(self.world.borrow().now_ns());
     }
 
+    pub fn now_ns(&self) -> u64 {
+        self.world.borrow().now_ns()
+    }
+
     /// A line of the trace.
     pub fn tell(&self, text: &str) {
         self.world.borrow_mut().tell(text);

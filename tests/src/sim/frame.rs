@@ -63,7 +63,11 @@ impl Frame {
     pub fn bodies(&self) -> Vec<String> {
         if self.encoding == Encoding::Protobuf as u8 {
             let batch = LogBatch::decode(self.payload()).expect("a good payload");
-            return batch.records.into_iter().map(|record| record.body).collect();
+            return batch
+                .records
+                .into_iter()
+                .map(|record| record.body)
+                .collect();
         }
         assert_eq!(self.encoding, Encoding::Json as u8, "no other is simulated");
         let text = std::str::from_utf8(self.payload()).expect("a good payload");

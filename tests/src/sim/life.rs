@@ -26,12 +26,13 @@ use super::client::Client;
 use super::disk::{Disk, DiskImage};
 use super::files::Files;
 use super::frame::PAYLOAD_LEN_MAX;
+use super::hop::Onward;
 use super::kernel::{Mirror, SimKernel, Trace, World};
 use super::producer::{Producer, Sender};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
-use super::sinks::{FileActor, ModelSink};
+use super::sinks::{ModelSink, SinkActor};
 
 /// Virtual time within which a life must come to its end once nothing goes wrong any more.
 const PATIENCE_NS: u64 = 120_000_000_000;
@@ -73,7 +74,9 @@ pub struct Life {
     setup: Setup,
     pub shards: Vec<Shard>,
     models: Vec<ModelSink>,
-    sinks: Vec<FileActor>,
+    sinks: Vec<Rc<RefCell<SinkActor>>>,
+    /// The way to the agent that a forwarding sink hands over to.
+    onward: Option<Rc<Onward>>,
     pub files: Files,
     /// The journals' folders, as the agent's own readers and its recovery see them.
     data_dir: TempDir,
@@ -90,6 +93,11 @@ pub struct Life {
 impl Life {
     /// The first life, on an empty disk.
     pub fn first(setup: &Setup, trace: Option<Trace>) -> Self {
+        Self::forwarding(setup, trace, None)
+    }
+
+    /// The same with a way to another agent.
+    pub fn forwarding(setup: &Setup, trace: Option<Trace>, onward: Option<Rc<Onward>>) -> Self {
         let mut rng = Rng::new(setup.seed ^ 0x5eed);
         let mut world = World::new(rng.fork(), setup.sizes.clone());
         world.faults = setup.faults.clone();
@@ -119,6 +127,7 @@ impl Life {
             shards: Vec::new(),
             models: Vec::new(),
             sinks: Vec::new(),
+            onward,
             data_dir: tempfile::tempdir_in(memory()).expect("a folder for temporary files"),
             disk_low: Arc::default(),
             handovers: Vec::new(),
@@ -195,7 +204,7 @@ impl Life {
         for index in 0..setup.file_sinks {
             let (sender, receiver) = feed(&marks, FEED_BLOCKS);
             let folder = self.journal_folder(shard);
-            self.sinks.push(FileActor::new(
+            let sink = SinkActor::file(
                 &setup,
                 index,
                 shard,
@@ -203,7 +212,23 @@ impl Life {
                 &self.files,
                 receiver,
                 &self.deadline,
-            ));
+                self.rng.fork(),
+            );
+            self.sinks.push(Rc::new(RefCell::new(sink)));
+            feeds.push(sender);
+        }
+        if let Some(onward) = self.onward.as_ref().filter(|_| setup.forward) {
+            let (sender, receiver) = feed(&marks, FEED_BLOCKS);
+            let sink = SinkActor::forward(
+                shard,
+                &self.journal_folder(shard),
+                &self.files,
+                onward.pipe(&self.world, &self.files),
+                receiver,
+                &self.deadline,
+                self.rng.fork(),
+            );
+            self.sinks.push(Rc::new(RefCell::new(sink)));
             feeds.push(sender);
         }
         let mut world = self.world.borrow_mut();
@@ -246,7 +271,7 @@ impl Life {
         let setup = &self.setup;
         let mut world = self.world.borrow_mut();
         let port = &mut world.ports[shard];
-        if setup.file_sinks > 0 {
+        if setup.file_sinks > 0 || setup.forward {
             port.mirror = Some(Mirror::new(&folder));
         }
         let listeners = vec![
@@ -320,30 +345,49 @@ impl Life {
     /// One turn of whoever has something to do, and a look at its promises. False once every worker
     /// has stopped.
     pub fn turn(&mut self) -> bool {
+        match self.turn_until(u64::MAX) {
+            Turned::On => true,
+            Turned::Sink(sink) => {
+                sink.borrow_mut().step();
+                true
+            }
+            Turned::Stopped => false,
+        }
+    }
+
+    /// The same, and not beyond a time. A sink that may wait for another agent is left to the caller.
+    pub fn turn_until(&mut self, until_ns: u64) -> Turned {
         self.turns += 1;
         self.disk_low
             .store(self.world().disk_is_low(), Ordering::Relaxed);
         let running = self.shards.iter().any(|shard| !shard.stopped);
         if !running {
-            return false;
+            return Turned::Stopped;
         }
-        match self.next_actor() {
-            Actor::Shard(shard) => self.turn_shard(shard),
-            Actor::Sink(sink) => self.step_sink(sink),
+        match self.next_actor(until_ns) {
+            Some(Actor::Shard(shard)) => self.turn_shard(shard),
+            Some(Actor::Sink(sink)) if self.sinks[sink].borrow().waits => {
+                if !self.is_stalled(sink) {
+                    return Turned::Sink(Rc::clone(&self.sinks[sink]));
+                }
+            }
+            Some(Actor::Sink(sink)) => self.step_sink(sink),
+            None => {}
         }
-        true
+        Turned::On
     }
 
-    /// Lets time pass until somebody has something to do, and picks one of them.
-    fn next_actor(&mut self) -> Actor {
+    /// Lets time pass until somebody has something to do, and picks one of them; `None`: nobody until
+    /// then.
+    fn next_actor(&mut self, until_ns: u64) -> Option<Actor> {
         if self.world().alone {
-            return Actor::Shard(0);
+            return Some(Actor::Shard(0));
         }
         loop {
             let mut world = self.world.borrow_mut();
             let now_ns = world.now_ns();
             let mut ready = Vec::new();
-            let mut wake_ns = u64::MAX;
+            let mut wake_ns = until_ns;
             for (index, shard) in self.shards.iter().enumerate() {
                 if shard.woken.swap(false, Ordering::Relaxed) {
                     world.ports[shard.at].wake();
@@ -358,13 +402,20 @@ impl Life {
                 wake_ns = wake_ns.min(port.wake_ns());
             }
             for (index, sink) in self.sinks.iter().enumerate() {
+                // Who waits within its turn takes no other.
+                let Ok(sink) = sink.try_borrow() else {
+                    continue;
+                };
                 if !sink.ended && sink.wake_ns <= now_ns {
                     ready.push(Actor::Sink(index));
                 }
                 wake_ns = wake_ns.min(sink.wake_ns);
             }
             if !ready.is_empty() {
-                return self.rng.pick(&ready);
+                return Some(self.rng.pick(&ready));
+            }
+            if now_ns >= until_ns {
+                return None;
             }
             if !world.happen(wake_ns) {
                 assert_ne!(wake_ns, u64::MAX, "everybody sleeps for ever");
@@ -394,16 +445,18 @@ impl Life {
     }
 
     fn step_sink(&mut self, index: usize) {
-        let (now_ns, stalled_until) = {
-            let mut world = self.world.borrow_mut();
-            (world.now_ns(), world.stalled_until())
-        };
-        let sink = &mut self.sinks[index];
-        match stalled_until {
-            // A call into the disk hangs.
-            Some(until) => sink.wake_ns = until,
-            None => sink.step(now_ns, &mut self.rng),
+        if !self.is_stalled(index) {
+            self.sinks[index].borrow_mut().step();
         }
+    }
+
+    /// A call into the disk hangs: so does the sink.
+    fn is_stalled(&mut self, index: usize) -> bool {
+        let stalled_until = self.world().stalled_until();
+        if let Some(until_ns) = stalled_until {
+            self.sinks[index].borrow_mut().wake_ns = until_ns;
+        }
+        stalled_until.is_some()
     }
 
     /// Turns until `done`; fails where that takes for ever.
@@ -470,10 +523,10 @@ impl Life {
         }
         let begun_ns = self.world().now_ns();
         while let Some(next) = (0..self.sinks.len())
-            .filter(|&index| !self.sinks[index].ended)
-            .min_by_key(|&index| self.sinks[index].wake_ns)
+            .filter(|&index| !self.sinks[index].borrow().ended)
+            .min_by_key(|&index| self.sinks[index].borrow().wake_ns)
         {
-            let wake_ns = self.sinks[next].wake_ns;
+            let wake_ns = self.sinks[next].borrow().wake_ns;
             self.world().advance_to(wake_ns);
             self.step_sink(next);
             let now_ns = self.world().now_ns();
@@ -568,6 +621,14 @@ impl Life {
         let world = self.world.borrow();
         world.ports[shard.at].index.stored_records(&world.book) - shard.records_before
     }
+}
+
+/// What became of a turn.
+pub enum Turned {
+    On,
+    /// This sink's step is due.
+    Sink(Rc<RefCell<SinkActor>>),
+    Stopped,
 }
 
 /// Who may be turned.

@@ -24,6 +24,7 @@ pub mod clock;
 pub mod disk;
 pub mod files;
 pub mod frame;
+pub mod hop;
 pub mod kernel;
 pub mod life;
 pub mod network;

@@ -12,12 +12,14 @@ use penstock::journal::feed::{Fed, FeedReceiver};
 use penstock::schema::table::Schemas;
 use penstock::sink::file::FileSink;
 use penstock::sink::file::container::{ContainerReader, Next};
+use penstock::sink::forward::{ForwardPlan, ForwardSink};
 use penstock::sink::run::{Loop, SinkPlan, Step};
-use penstock::sink::{ErrorReason, SinkError, SinkStats, StopDeadline};
+use penstock::sink::{ErrorReason, Sink, SinkError, SinkStats, StopDeadline};
 
 use super::book::{Book, FrameNo};
 use super::check::DurableIndex;
 use super::files::{Files, is_output};
+use super::hop::SimPipe;
 use super::rng::Rng;
 use super::setup::Setup;
 
@@ -28,20 +30,23 @@ pub fn sink_name(index: usize) -> String {
     format!("files{index}")
 }
 
-/// One file sink of one shard.
-pub struct FileActor {
+/// One sink of one shard.
+pub struct SinkActor {
     shard: usize,
-    cycle: Loop<FileSink<Files>>,
+    cycle: Box<dyn FnMut() -> Step>,
     stats: Arc<SinkStats>,
     files: Files,
+    rng: Rng,
+    /// It may wait for another agent, and lets the others have their turns then.
+    pub waits: bool,
     /// When it wants its next step.
     pub wake_ns: u64,
     pub ended: bool,
 }
 
-impl FileActor {
-    /// The sink `index` of the setup, on `shard`, whose journal's files are in `folder`.
-    pub fn new(
+impl SinkActor {
+    /// The file sink `index` of the setup, on `shard`, whose journal's files are in `folder`.
+    pub fn file(
         setup: &Setup,
         index: usize,
         shard: usize,
@@ -49,6 +54,7 @@ impl FileActor {
         files: &Files,
         feed: FeedReceiver,
         stop: &Arc<StopDeadline>,
+        rng: Rng,
     ) -> Self {
         let settings = SinkSettings {
             name: sink_name(index),
@@ -83,20 +89,88 @@ impl FileActor {
             lag: Arc::default(),
             stop: Arc::clone(stop),
         };
+        Self::new(sink.expect("an encoder"), folder, plan, files, rng)
+    }
+
+    /// The sink that hands over to another agent.
+    pub fn forward(
+        shard: usize,
+        folder: &Path,
+        files: &Files,
+        pipe: SimPipe,
+        feed: FeedReceiver,
+        stop: &Arc<StopDeadline>,
+        mut rng: Rng,
+    ) -> Self {
+        let settings = SinkSettings {
+            name: "onward".to_owned(),
+            kind: SinkKind::Penstock,
+            to: vec!["receiver".to_owned()],
+            format: FileFormat::Avro,
+            compression: Compression::None,
+            rotate_size: 0,
+            rotate_age: Duration::MAX,
+            keep_size: u64::MAX,
+            keep_age: Duration::MAX,
+            enabled: true,
+        };
+        files.tell_time();
+        let stats = Arc::new(SinkStats::default());
+        let forward = ForwardPlan {
+            name: settings.name.clone(),
+            shard: shard as u16,
+            data_dir: PathBuf::from(DATA_DIR),
+            targets: settings.to.len(),
+            stats: Arc::clone(&stats),
+            stop: Arc::clone(stop),
+            marks: Arc::clone(&feed.marks),
+            mark: Arc::clone(&feed.mark),
+            seed: Some(rng.between(1..=u64::MAX)),
+        };
+        let plan = SinkPlan {
+            settings,
+            shard: shard as u16,
+            data_dir: PathBuf::from(DATA_DIR),
+            feed,
+            schemas: Schemas::default(),
+            stats,
+            lag: Arc::default(),
+            stop: Arc::clone(stop),
+        };
+        let sink = ForwardSink::new(forward, files.clone(), pipe);
+        Self {
+            waits: true,
+            ..Self::new(sink, folder, plan, files, rng)
+        }
+    }
+
+    fn new<S: Sink + 'static>(
+        sink: S,
+        folder: &Path,
+        plan: SinkPlan,
+        files: &Files,
+        rng: Rng,
+    ) -> Self {
+        let (shard, stats) = (usize::from(plan.shard), Arc::clone(&plan.stats));
+        let mut cycle = Loop::new(sink, folder.to_owned(), plan);
         Self {
             shard,
-            cycle: Loop::new(sink.expect("an encoder"), folder.to_owned(), plan),
+            cycle: Box::new(move || cycle.step(Duration::ZERO)),
             stats,
             files: files.clone(),
+            rng,
+            waits: false,
             wake_ns: 0,
             ended: false,
         }
     }
 
     /// One step of the loop, and when it wants the next.
-    pub fn step(&mut self, now_ns: u64, rng: &mut Rng) {
+    pub fn step(&mut self) {
         self.files.tell_time();
-        let pause = match self.cycle.step(Duration::ZERO) {
+        let step = (self.cycle)();
+        let rng = &mut self.rng;
+        let pause = match step {
             Step::GoOn => Duration::from_micros(if rng.chance(100) {
                 rng.between(1_000..=100_000)
             } else {
@@ -116,7 +190,10 @@ impl FileActor {
             }
             Step::End(Err(error)) => panic!("sink of shard {} ends with: {error}", self.shard),
         };
-        self.wake_ns = now_ns.saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
+        self.wake_ns = self
+            .files
+            .now_ns()
+            .saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
         self.check();
     }
 

@@ -103,7 +103,8 @@ pub struct ForwardPlan {
 impl ForwardPlan {
     /// An id that nobody has had.
     fn new_producer(&self) -> u64 {
-        self.seed.map_or_else(random_producer_id, |seed| seed.max(1))
+        self.seed
+            .map_or_else(random_producer_id, |seed| seed.max(1))
     }
 }
 
