@@ -8,10 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use penstock::journal::format::SegmentHeader;
 use penstock::shard::counters::CloseReason;
+use penstock_client::Overflow;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
+use penstock_tests::sim::client::ClientPlan;
 use penstock_tests::sim::frame::{self, Defect, Frame};
-use penstock_tests::sim::hop::{self, HopSetup};
+use penstock_tests::sim::hop::{self, HopOutcome, HopSetup};
 use penstock_tests::sim::kernel::{Lie, Mishap};
 use penstock_tests::sim::life::Life;
 use penstock_tests::sim::network::Packet;
@@ -88,7 +90,7 @@ fn seeds_of_two_agents() {
     }
     let count = number_from_env("PENSTOCK_SIM_SEEDS").unwrap_or(HOP_SEEDS);
     let from = number_from_env("PENSTOCK_SIM_FROM").unwrap_or(0);
-    let mut sum = Outcome::default();
+    let mut sum = HopOutcome::default();
     for seed in from..from + count {
         let one = || hop::run(&HopSetup::random(seed), None);
         let Ok(outcome) = catch_unwind(AssertUnwindSafe(one)) else {
@@ -99,7 +101,30 @@ fn seeds_of_two_agents() {
         };
         sum.add(&outcome);
     }
-    report(&sum, count);
+    report(&sum.sender, count);
+    // Fewer kinds of trouble there: nobody sends datagrams or bad frames to the receiver.
+    let receiver = &sum.receiver;
+    println!("the receiver: {receiver:#?}");
+    println!(
+        "{} lives of the sender ended while a sink waited for the receiver",
+        sum.ended_in_wait
+    );
+    let struck = &receiver.struck;
+    for (what, times) in [
+        ("lives ended in a wait", sum.ended_in_wait),
+        ("kills", struck.kills),
+        ("power losses", struck.power_losses),
+        ("frames sent again", struck.resent),
+        ("answered duplicate", struck.duplicates),
+        ("told to try later", struck.backpressure),
+        ("refused", struck.connects_refused),
+        ("cut", struck.client_cuts),
+        ("connections moved", struck.handed_over),
+        ("sync errors", struck.sync_errors),
+    ] {
+        assert!(times >= count / 50, "{what}: only {times} times");
+    }
+    assert!(receiver.stored > 0 && receiver.stored >= receiver.acknowledged);
 }
 
 fn replay_hop(seed: u64) {
@@ -135,6 +160,15 @@ fn a_seed_does_the_same_each_time() {
     }
     let digest = |seed| run(&Setup::random(seed), None).digest;
     assert_ne!(digest(0), digest(1));
+}
+
+#[test]
+fn a_seed_of_two_agents_does_the_same_each_time() {
+    for seed in 0..10 {
+        let setup = HopSetup::random(seed);
+        let one = hop::run(&setup, None);
+        assert_eq!(one, hop::run(&setup, None), "seed {seed}");
+    }
 }
 
 // ---- scenarios ----
@@ -609,6 +643,91 @@ fn a_cursor_whose_name_is_not_synced_is_not_believed() {
     }
 }
 
+/// A calm sender of 60 frames, whose records all have to come to the receiver's files.
+fn two_agents(seed: u64) -> HopSetup {
+    let mut setup = HopSetup::calm(seed);
+    setup
+        .sender
+        .producers
+        .push(ProducerPlan::plain(TCP, ID, 60));
+    setup
+}
+
+fn assert_all_forwarded(outcome: &HopOutcome) {
+    assert_all_stored(&outcome.sender, 60);
+    assert_all_stored(&outcome.receiver, 60);
+}
+
+#[test]
+fn two_agents_on_a_calm_day() {
+    let outcome = hop::run(&two_agents(1), None);
+    assert_all_forwarded(&outcome);
+    assert_eq!(outcome.receiver.struck.resent, 0);
+}
+
+#[test]
+fn a_sender_that_ends_at_any_turn_forwards_each_frame_once() {
+    let mut in_wait = 0;
+    for turns in (1..400).step_by(7) {
+        for end in [End::KillAfter(turns), End::PowerLossAfter(turns)] {
+            let mut setup = two_agents(turns);
+            setup.sender.lives = vec![end, End::Settled];
+            let outcome = hop::run(&setup, None);
+            assert_all_forwarded(&outcome);
+            in_wait += outcome.ended_in_wait;
+        }
+    }
+    assert!(in_wait > 0, "no sink waited for an answer at its end");
+}
+
+#[test]
+fn a_receiver_that_ends_at_any_turn_is_sent_each_frame_until_it_is_stored_once() {
+    let mut again = 0;
+    for turns in (1..400).step_by(7) {
+        for end in [
+            End::KillAfter(turns),
+            End::PowerLossAfter(turns),
+            End::StopAfter(turns),
+        ] {
+            let mut setup = two_agents(turns);
+            setup.receiver.lives = vec![end, End::Settled];
+            let outcome = hop::run(&setup, None);
+            assert_all_forwarded(&outcome);
+            again += outcome.receiver.struck.resent;
+        }
+    }
+    assert!(again > 0, "nothing was ever sent again");
+}
+
+/// A client of the library alone, through an agent that ends, and with too little room for its
+/// records.
+#[test]
+fn the_real_client_tells_the_truth_about_each_record() {
+    for overflow in [Overflow::Wait, Overflow::DropNewest, Overflow::DropOldest] {
+        let mut dropped = 0;
+        for turns in (1..300).step_by(23) {
+            let mut setup = Setup::calm(turns);
+            setup.pace.disk = (2_000_000, 9_000_000);
+            setup.clients.push(ClientPlan {
+                overflow,
+                buffer_bytes_max: 0,
+                burst_max: 40,
+                ..ClientPlan::plain(TCP, ID, 300)
+            });
+            setup.lives = vec![
+                End::KillAfter(turns),
+                End::PowerLossAfter(turns),
+                End::Settled,
+            ];
+            let outcome = run(&setup, None);
+            // What is acknowledged is compared with the client's own report at the end of the run.
+            assert_eq!(outcome.acknowledged, outcome.frames);
+            dropped += outcome.struck.client_drops;
+        }
+        assert_eq!(dropped > 0, overflow != Overflow::Wait, "{overflow:?}");
+    }
+}
+
 // ---- lies: each must be found out ----
 
 /// Runs up to 20 seeds under a lie and expects one of them to be found out with these words.
@@ -709,7 +828,12 @@ fn a_too_old_sequence_called_a_duplicate_is_found_out() {
 fn forgotten_producers_are_found_out() {
     // The answer to the first life's frames is lost with it: they are sent again.
     let words = &["times and is stored 2 times"];
-    found_out(Lie::DedupForgotten, words, cut_short);
+    found_out(Lie::DedupForgotten, words, |setup| {
+        cut_short(setup);
+        // Answers that are long on their way, and enough of them.
+        setup.pace.network = (500_000, 3_000_000);
+        setup.producers[0].frames = 600;
+    });
 }
 
 #[test]
@@ -738,4 +862,37 @@ fn a_frame_that_vanishes_is_found_out() {
             });
         },
     );
+}
+
+/// The same as `found_out` for two agents.
+fn hop_found_out(what: &str, words: &[&str], prepare: impl Fn(&mut HopSetup, u64)) {
+    let mut messages = Vec::new();
+    for seed in 0..40 {
+        let mut setup = two_agents(seed);
+        prepare(&mut setup, seed);
+        match try_hop(&setup) {
+            Ok(_) => {}
+            Err(failure) if words.iter().any(|words| failure.message.contains(words)) => return,
+            Err(failure) => messages.push(failure.message),
+        }
+    }
+    panic!("{what} was not found out with {words:?}, but: {messages:#?}");
+}
+
+#[test]
+fn a_forward_whose_cursor_passes_what_is_not_answered_is_found_out() {
+    let words = &["times in the journals, and its records are [0"];
+    hop_found_out("a cursor before the answers", words, |setup, seed| {
+        setup.answers_itself = true;
+        setup.receiver.lives = vec![End::PowerLossAfter(20 + 10 * seed), End::Settled];
+    });
+}
+
+#[test]
+fn a_receiver_that_forgets_its_senders_is_found_out() {
+    let words = &["times and is stored 2 times"];
+    hop_found_out("forgotten dedup", words, |setup, seed| {
+        setup.receiver.lie = Some(Lie::DedupForgotten);
+        setup.receiver.lives = vec![End::KillAfter(50 + 10 * seed), End::Settled];
+    });
 }

@@ -119,6 +119,7 @@ pub struct Onward {
     sender: RefCell<Weak<RefCell<Life>>>,
     /// Turns after which the sender's present life is over.
     turns_max: Cell<u64>,
+    ended_in_wait: Cell<u64>,
     rng: RefCell<Rng>,
 }
 
@@ -205,6 +206,8 @@ impl Pipe for SimPipe {
         let until_ns = self.world.borrow().now_ns() + wait.as_nanos() as u64;
         loop {
             if self.onward.is_over() {
+                let ended = &self.onward.ended_in_wait;
+                ended.set(ended.get() + 1);
                 return Err(io::Error::other("the process is gone"));
             }
             if self.wire.borrow().has_news() || self.world.borrow().now_ns() >= until_ns {
@@ -275,6 +278,7 @@ impl Hop {
             receiver: RefCell::new(receiver),
             sender: RefCell::default(),
             turns_max: Cell::new(u64::MAX),
+            ended_in_wait: Cell::new(0),
             rng: RefCell::new(rng.fork()),
         });
         let life = Life::forwarding(&setup.sender, trace, Some(Rc::clone(&onward)));
@@ -329,8 +333,26 @@ impl Hop {
     }
 }
 
+/// What a run of two agents came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HopOutcome {
+    pub sender: Outcome,
+    /// Nobody but the sender sends to it.
+    pub receiver: Outcome,
+    /// Lives of the sender that ended while one of its sinks waited for the receiver.
+    pub ended_in_wait: u64,
+}
+
+impl HopOutcome {
+    pub fn add(&mut self, other: &Self) {
+        self.sender.add(&other.sender);
+        self.receiver.add(&other.receiver);
+        self.ended_in_wait += other.ended_in_wait;
+    }
+}
+
 /// Runs two agents to their end; panics where a promise is broken.
-pub fn run(setup: &HopSetup, trace: Option<Trace>) -> Outcome {
+pub fn run(setup: &HopSetup, trace: Option<Trace>) -> HopOutcome {
     let hop = Hop::new(setup, trace);
     let mut outcome = Outcome::default();
     for (number, end) in setup.sender.lives.iter().enumerate() {
@@ -365,7 +387,9 @@ pub fn run(setup: &HopSetup, trace: Option<Trace>) -> Outcome {
     let sinks = setup.receiver.file_sinks;
     let delivered = |number: FrameNo| handed_over[number];
     check_delivered(&receiver.life.files, sinks, &sender.world().book, delivered);
-    outcome.add(&receiver.outcome);
-    outcome.digest ^= receiver.outcome.digest.rotate_left(1);
-    outcome
+    HopOutcome {
+        sender: outcome,
+        receiver: receiver.outcome.clone(),
+        ended_in_wait: hop.onward.ended_in_wait.get(),
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::check::{self, DurableIndex};
-use super::hop::{self, HopSetup};
+use super::hop::{self, HopOutcome, HopSetup};
 use super::kernel::{Struck, Trace};
 use super::life::Life;
 use super::setup::{End, Setup};
@@ -142,11 +142,11 @@ pub fn try_run(setup: &Setup) -> Result<Outcome, Failure> {
 }
 
 /// The same for two agents.
-pub fn try_hop(setup: &HopSetup) -> Result<Outcome, Failure> {
+pub fn try_hop(setup: &HopSetup) -> Result<HopOutcome, Failure> {
     catch(|trace| hop::run(setup, Some(trace)))
 }
 
-fn catch(attempt: impl FnOnce(Trace) -> Outcome) -> Result<Outcome, Failure> {
+fn catch<T>(attempt: impl FnOnce(Trace) -> T) -> Result<T, Failure> {
     let trace: Trace = Rc::new(RefCell::new(VecDeque::new()));
     let keep = Rc::clone(&trace);
     let attempt = std::panic::AssertUnwindSafe(|| attempt(keep));
