@@ -699,6 +699,27 @@ fn a_receiver_that_ends_at_any_turn_is_sent_each_frame_until_it_is_stored_once()
     assert!(again > 0, "nothing was ever sent again");
 }
 
+/// More frames than may be outstanding: the durable cursor follows within blocks, and no frame lies
+/// 1,024 or more above it. Were it otherwise, the receiver would call what is sent again too old.
+#[test]
+fn more_frames_than_may_be_outstanding_are_forwarded_once() {
+    for turns in (20..1_200).step_by(97) {
+        let mut setup = HopSetup::calm(turns);
+        setup.sender.producers.push(ProducerPlan {
+            records_max: 1,
+            body_len_max: 0,
+            burst_max: 500,
+            pause_ns_max: 50_000,
+            ..ProducerPlan::plain(TCP, ID, 4_000)
+        });
+        setup.sender.lives = vec![End::PowerLossAfter(turns), End::Settled];
+        setup.receiver.lives = vec![End::PowerLossAfter(turns / 2), End::Settled];
+        let outcome = hop::run(&setup, None);
+        assert_all_stored(&outcome.sender, 4_000);
+        assert_all_stored(&outcome.receiver, 4_000);
+    }
+}
+
 /// A client of the library alone, through an agent that ends, and with too little room for its
 /// records.
 #[test]

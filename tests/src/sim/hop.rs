@@ -18,7 +18,7 @@ use super::files::Files;
 use super::kernel::{Trace, World};
 use super::life::{Life, Turned};
 use super::network::{Conn, ConnId};
-use super::producer::{Peer, Wires};
+use super::producer::{Peer, ProducerPlan, Wires};
 use super::rng::Rng;
 use super::scenario::Outcome;
 use super::setup::{End, Setup, TCP};
@@ -66,6 +66,15 @@ impl HopSetup {
         receiver.producers.clear();
         receiver.senders.clear();
         receiver.clients.clear();
+        if rng.chance(150) {
+            // More frames than may be outstanding, of a record each.
+            sender.producers.push(ProducerPlan {
+                records_max: 1,
+                burst_max: 200,
+                pause_ns_max: 100_000,
+                ..ProducerPlan::plain(TCP, 0xb000, 2_500)
+            });
+        }
         // As many connections as the sender has shards, at the least, and those that are going.
         receiver.connections_max += 4;
         Self {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use penstock::config::settings::{OnFull, Protocol, SyncMode};
 use penstock::journal::dedup::Recalled;
-use penstock::journal::feed::{FeedSender, JournalMarks, feed};
+use penstock::journal::feed::{FeedReceiver, FeedSender, JournalMarks, feed};
 use penstock::journal::format::shard_folder_name;
 use penstock::journal::writer::{JournalPlan, JournalStart};
 use penstock::schema::table::Schemas;
@@ -32,7 +32,7 @@ use super::producer::{Producer, Sender};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
-use super::sinks::{ModelSink, SinkActor};
+use super::sinks::{ModelSink, SinkActor, SinkPost};
 
 /// Virtual time within which a life must come to its end once nothing goes wrong any more.
 const PATIENCE_NS: u64 = 120_000_000_000;
@@ -203,31 +203,14 @@ impl Life {
         }
         for index in 0..setup.file_sinks {
             let (sender, receiver) = feed(&marks, FEED_BLOCKS);
-            let folder = self.journal_folder(shard);
-            let sink = SinkActor::file(
-                &setup,
-                index,
-                shard,
-                &folder,
-                &self.files,
-                receiver,
-                &self.deadline,
-                self.rng.fork(),
-            );
+            let sink = SinkActor::file(&setup, index, self.post(shard, receiver));
             self.sinks.push(Rc::new(RefCell::new(sink)));
             feeds.push(sender);
         }
-        if let Some(onward) = self.onward.as_ref().filter(|_| setup.forward) {
+        if let Some(onward) = self.onward.clone().filter(|_| setup.forward) {
             let (sender, receiver) = feed(&marks, FEED_BLOCKS);
-            let sink = SinkActor::forward(
-                shard,
-                &self.journal_folder(shard),
-                &self.files,
-                onward.pipe(&self.world, &self.files),
-                receiver,
-                &self.deadline,
-                self.rng.fork(),
-            );
+            let pipe = onward.pipe(&self.world, &self.files);
+            let sink = SinkActor::forward(pipe, self.post(shard, receiver));
             self.sinks.push(Rc::new(RefCell::new(sink)));
             feeds.push(sender);
         }
@@ -257,6 +240,17 @@ impl Life {
             woken,
             records_before: 0,
         });
+    }
+
+    fn post(&mut self, shard: usize, feed: FeedReceiver) -> SinkPost {
+        SinkPost {
+            shard,
+            folder: self.journal_folder(shard),
+            files: self.files.clone(),
+            feed,
+            stop: Arc::clone(&self.deadline),
+            rng: self.rng.fork(),
+        }
     }
 
     fn plan(
@@ -366,12 +360,14 @@ impl Life {
         }
         match self.next_actor(until_ns) {
             Some(Actor::Shard(shard)) => self.turn_shard(shard),
-            Some(Actor::Sink(sink)) if self.sinks[sink].borrow().waits => {
-                if !self.is_stalled(sink) {
-                    return Turned::Sink(Rc::clone(&self.sinks[sink]));
+            Some(Actor::Sink(sink)) if self.is_stalled(sink) => {}
+            Some(Actor::Sink(sink)) => {
+                let sink = Rc::clone(&self.sinks[sink]);
+                if sink.borrow().waits {
+                    return Turned::Sink(sink);
                 }
+                sink.borrow_mut().step();
             }
-            Some(Actor::Sink(sink)) => self.step_sink(sink),
             None => {}
         }
         Turned::On

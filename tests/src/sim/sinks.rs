@@ -30,6 +30,17 @@ pub fn sink_name(index: usize) -> String {
     format!("files{index}")
 }
 
+/// Where a sink stands.
+pub struct SinkPost {
+    pub shard: usize,
+    /// The journal's files.
+    pub folder: PathBuf,
+    pub files: Files,
+    pub feed: FeedReceiver,
+    pub stop: Arc<StopDeadline>,
+    pub rng: Rng,
+}
+
 /// One sink of one shard.
 pub struct SinkActor {
     shard: usize,
@@ -45,17 +56,8 @@ pub struct SinkActor {
 }
 
 impl SinkActor {
-    /// The file sink `index` of the setup, on `shard`, whose journal's files are in `folder`.
-    pub fn file(
-        setup: &Setup,
-        index: usize,
-        shard: usize,
-        folder: &Path,
-        files: &Files,
-        feed: FeedReceiver,
-        stop: &Arc<StopDeadline>,
-        rng: Rng,
-    ) -> Self {
+    /// The file sink `index` of the setup.
+    pub fn file(setup: &Setup, index: usize, post: SinkPost) -> Self {
         let settings = SinkSettings {
             name: sink_name(index),
             kind: SinkKind::File,
@@ -68,40 +70,21 @@ impl SinkActor {
             keep_age: Duration::MAX,
             enabled: true,
         };
-        files.tell_time();
+        post.files.tell_time();
         let stats = Arc::new(SinkStats::default());
-        let schemas = Schemas::default();
         let sink = FileSink::new(
-            files.clone(),
+            post.files.clone(),
             &settings,
-            shard as u16,
+            post.shard as u16,
             Path::new(DATA_DIR),
-            &schemas,
+            &Schemas::default(),
             Arc::clone(&stats),
         );
-        let plan = SinkPlan {
-            settings,
-            shard: shard as u16,
-            data_dir: PathBuf::from(DATA_DIR),
-            feed,
-            schemas,
-            stats: Arc::clone(&stats),
-            lag: Arc::default(),
-            stop: Arc::clone(stop),
-        };
-        Self::new(sink.expect("an encoder"), folder, plan, files, rng)
+        Self::new(sink.expect("an encoder"), settings, stats, post)
     }
 
     /// The sink that hands over to another agent.
-    pub fn forward(
-        shard: usize,
-        folder: &Path,
-        files: &Files,
-        pipe: SimPipe,
-        feed: FeedReceiver,
-        stop: &Arc<StopDeadline>,
-        mut rng: Rng,
-    ) -> Self {
+    pub fn forward(pipe: SimPipe, mut post: SinkPost) -> Self {
         let settings = SinkSettings {
             name: "onward".to_owned(),
             kind: SinkKind::Penstock,
@@ -114,51 +97,49 @@ impl SinkActor {
             keep_age: Duration::MAX,
             enabled: true,
         };
-        files.tell_time();
+        post.files.tell_time();
         let stats = Arc::new(SinkStats::default());
         let forward = ForwardPlan {
             name: settings.name.clone(),
-            shard: shard as u16,
+            shard: post.shard as u16,
             data_dir: PathBuf::from(DATA_DIR),
             targets: settings.to.len(),
             stats: Arc::clone(&stats),
-            stop: Arc::clone(stop),
-            marks: Arc::clone(&feed.marks),
-            mark: Arc::clone(&feed.mark),
-            seed: Some(rng.between(1..=u64::MAX)),
+            stop: Arc::clone(&post.stop),
+            marks: Arc::clone(&post.feed.marks),
+            mark: Arc::clone(&post.feed.mark),
+            seed: Some(post.rng.between(1..=u64::MAX)),
         };
-        let plan = SinkPlan {
-            settings,
-            shard: shard as u16,
-            data_dir: PathBuf::from(DATA_DIR),
-            feed,
-            schemas: Schemas::default(),
-            stats,
-            lag: Arc::default(),
-            stop: Arc::clone(stop),
-        };
-        let sink = ForwardSink::new(forward, files.clone(), pipe);
+        let sink = ForwardSink::new(forward, post.files.clone(), pipe);
         Self {
             waits: true,
-            ..Self::new(sink, folder, plan, files, rng)
+            ..Self::new(sink, settings, stats, post)
         }
     }
 
     fn new<S: Sink + 'static>(
         sink: S,
-        folder: &Path,
-        plan: SinkPlan,
-        files: &Files,
-        rng: Rng,
+        settings: SinkSettings,
+        stats: Arc<SinkStats>,
+        post: SinkPost,
     ) -> Self {
-        let (shard, stats) = (usize::from(plan.shard), Arc::clone(&plan.stats));
-        let mut cycle = Loop::new(sink, folder.to_owned(), plan);
+        let plan = SinkPlan {
+            settings,
+            shard: post.shard as u16,
+            data_dir: PathBuf::from(DATA_DIR),
+            feed: post.feed,
+            schemas: Schemas::default(),
+            stats: Arc::clone(&stats),
+            lag: Arc::default(),
+            stop: post.stop,
+        };
+        let mut cycle = Loop::new(sink, post.folder, plan);
         Self {
-            shard,
+            shard: post.shard,
             cycle: Box::new(move || cycle.step(Duration::ZERO)),
             stats,
-            files: files.clone(),
-            rng,
+            files: post.files,
+            rng: post.rng,
             waits: false,
             wake_ns: 0,
             ended: false,
