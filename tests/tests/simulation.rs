@@ -25,7 +25,7 @@ use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 /// Seeds of an ordinary test run: about ten seconds on two busy cores.
 const SEEDS: u64 = 400;
 /// Seeds of two agents.
-const HOP_SEEDS: u64 = 150;
+const HOP_SEEDS: u64 = 80;
 /// The producer of the scenarios.
 const ID: u64 = 0xa000;
 
