@@ -167,6 +167,13 @@ impl Files {
             .collect()
     }
 
+    /// What a power loss would leave of a file for certain.
+    pub fn durable(&self, path: &Path) -> Option<Vec<u8>> {
+        let inner = self.inner.borrow();
+        let inode = inner.durable_names.get(path)?;
+        Some(inner.inodes[*inode].durable.clone())
+    }
+
     fn inner(&self) -> RefMut<'_, Inner> {
         self.inner.borrow_mut()
     }

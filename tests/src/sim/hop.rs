@@ -7,10 +7,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use penstock::limits::OUTSTANDING_FRAMES_MAX;
 use penstock::sink::forward::Pipe;
+use penstock::sink::forward::cursor::SavedForward;
 use penstock_client::{Demand, Exchange};
 
 use super::book::{Book, FrameNo};
@@ -138,7 +141,12 @@ impl Onward {
     }
 
     /// A way to the receiver for one sink of one life.
-    pub fn pipe(self: &Rc<Self>, world: &Rc<RefCell<World>>, files: &Files) -> SimPipe {
+    pub fn pipe(
+        self: &Rc<Self>,
+        world: &Rc<RefCell<World>>,
+        files: &Files,
+        cursor: PathBuf,
+    ) -> SimPipe {
         let receiver = self.receiver.borrow();
         let mut to = receiver.life.world();
         let rng = self.rng.borrow_mut().fork();
@@ -153,6 +161,8 @@ impl Onward {
             world: Rc::clone(world),
             files: files.clone(),
             wire,
+            cursor,
+            passed: 0,
             error: None,
         }
     }
@@ -196,7 +206,41 @@ pub struct SimPipe {
     world: Rc<RefCell<World>>,
     files: Files,
     wire: Rc<RefCell<Wire>>,
+    /// The sink's cursor, and the sequence up to which it was found to speak the truth.
+    cursor: PathBuf,
+    passed: u64,
     error: Option<io::ErrorKind>,
+}
+
+impl SimPipe {
+    /// The durable cursor has passed only what the receiver has stored, and no frame lies as far
+    /// above it as the receiver remembers.
+    fn check_cursor(&mut self) {
+        let highest = self.wire.borrow().highest();
+        if highest == 0 {
+            return;
+        }
+        let text = self.files.durable(&self.cursor);
+        let saved = text.map(|text| SavedForward::from_text(&text));
+        let Some(Ok(saved)) = saved else {
+            panic!("frames are forwarded without a durable cursor: {saved:?}");
+        };
+        assert!(
+            highest < saved.sequence + OUTSTANDING_FRAMES_MAX as u64,
+            "frame {highest} is begun, and the durable cursor stands at {}",
+            saved.sequence
+        );
+        let receiver = self.onward.receiver.borrow();
+        let world = receiver.life.world();
+        for sequence in self.passed.max(1)..saved.sequence {
+            let number = world.book.good((saved.producer, sequence));
+            assert!(
+                number.is_some_and(|number| world.book.line(number).acknowledged),
+                "the cursor has passed frame {sequence}, and the receiver never acknowledged it"
+            );
+        }
+        self.passed = saved.sequence;
+    }
 }
 
 impl Pipe for SimPipe {
@@ -207,6 +251,7 @@ impl Pipe for SimPipe {
             .onward
             .on_wires(|wires| self.wire.borrow_mut().turn(exchange, demand, now, wires));
         self.error = error.or(self.error);
+        self.check_cursor();
         let wake = match demand {
             Demand::Idle { wake } | Demand::Exchange { write: false, wake } => wake,
             _ => Some(now + WRITE_PAUSE),

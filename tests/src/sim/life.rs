@@ -32,7 +32,7 @@ use super::producer::{Producer, Sender};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
-use super::sinks::{ModelSink, SinkActor, SinkPost};
+use super::sinks::{ModelSink, SinkActor, SinkPost, forward_cursor};
 
 /// Virtual time within which a life must come to its end once nothing goes wrong any more.
 const PATIENCE_NS: u64 = 120_000_000_000;
@@ -209,7 +209,7 @@ impl Life {
         }
         if let Some(onward) = self.onward.clone().filter(|_| setup.forward) {
             let (sender, receiver) = feed(&marks, FEED_BLOCKS);
-            let pipe = onward.pipe(&self.world, &self.files);
+            let pipe = onward.pipe(&self.world, &self.files, forward_cursor(shard));
             let sink = SinkActor::forward(pipe, self.post(shard, receiver));
             self.sinks.push(Rc::new(RefCell::new(sink)));
             feeds.push(sender);

@@ -10,8 +10,9 @@ use std::time::Duration;
 use penstock::config::settings::{Compression, FileFormat, SinkKind, SinkSettings};
 use penstock::journal::feed::{Fed, FeedReceiver};
 use penstock::schema::table::Schemas;
-use penstock::sink::file::FileSink;
 use penstock::sink::file::container::{ContainerReader, Next};
+use penstock::sink::file::cursor::CursorFile;
+use penstock::sink::file::{CURSORS_FOLDER, FileSink};
 use penstock::sink::forward::{ForwardPlan, ForwardSink};
 use penstock::sink::run::{Loop, SinkPlan, Step};
 use penstock::sink::{ErrorReason, Sink, SinkError, SinkStats, StopDeadline};
@@ -25,6 +26,16 @@ use super::setup::Setup;
 
 /// Where the sinks of an agent believe that they write.
 const DATA_DIR: &str = "/data";
+
+/// The sink that hands over to another agent.
+const FORWARD: &str = "onward";
+
+/// Where that sink's cursor of one shard is.
+pub fn forward_cursor(shard: usize) -> PathBuf {
+    let folder = Path::new(DATA_DIR).join(CURSORS_FOLDER);
+    let file = CursorFile::new(folder, FORWARD, shard as u16);
+    file.path().to_owned()
+}
 
 pub fn sink_name(index: usize) -> String {
     format!("files{index}")
@@ -86,7 +97,7 @@ impl SinkActor {
     /// The sink that hands over to another agent.
     pub fn forward(pipe: SimPipe, mut post: SinkPost) -> Self {
         let settings = SinkSettings {
-            name: "onward".to_owned(),
+            name: FORWARD.to_owned(),
             kind: SinkKind::Penstock,
             to: vec!["receiver".to_owned()],
             format: FileFormat::Avro,

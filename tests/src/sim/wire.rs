@@ -38,6 +38,8 @@ pub struct Wire {
     heard: Vec<u8>,
     /// The agent has closed, or is gone.
     closed: bool,
+    /// The highest sequence that was begun.
+    highest: u64,
     /// An answer said of these that an agent has them.
     acknowledged: BTreeSet<u64>,
     /// What an agent that has not stored anything would say: each frame is answered as it is sent.
@@ -56,6 +58,7 @@ impl Wire {
             inbox: Vec::new(),
             heard: Vec::new(),
             closed: false,
+            highest: 0,
             acknowledged: BTreeSet::new(),
             lies: false,
         }
@@ -69,6 +72,10 @@ impl Wire {
     /// Something has come that the exchange should see.
     pub fn has_news(&self) -> bool {
         !self.inbox.is_empty() || self.closed
+    }
+
+    pub fn highest(&self) -> u64 {
+        self.highest
     }
 
     pub fn acknowledged(&self) -> &BTreeSet<u64> {
@@ -182,6 +189,7 @@ impl Wire {
                 let frame = Frame::of_bytes(bytes);
                 let (end, sequence) = (conn.sent.len() + bytes.len(), frame.key.1);
                 let producer = frame.key.0;
+                self.highest = self.highest.max(sequence);
                 let number = wires.book.enter_again(frame, self.listener);
                 wires.book.line_mut(number).sent += 1;
                 conn.frames.push_back((end, number));
