@@ -347,6 +347,35 @@ fn a_full_disk_refuses_and_comes_back() {
     );
 }
 
+/// Two connections hold the better part of a frame each, and there is room for one: the other is
+/// closed, comes back, and nothing is lost or stored twice.
+#[test]
+fn a_connection_for_whose_half_frame_there_is_no_room_is_closed() {
+    let mut exhausted = 0;
+    for seed in 0..20 {
+        let mut setup = Setup::calm(seed);
+        setup.sizes.tcp_buffer_len = 512;
+        setup.carry_bytes_max = 2_000;
+        for id in [ID, ID + 1] {
+            setup.producers.push(ProducerPlan {
+                script: (1..=10)
+                    .map(|sequence| frame::good_of_len((id, sequence), true, 1_200))
+                    .collect(),
+                ..ProducerPlan::plain(TCP, id, 0)
+            });
+        }
+        let mut life = Life::first(&setup, None);
+        life.until_settled();
+        let counts = &life.counters().listeners[usize::from(TCP)];
+        exhausted += counts.connections_closed[CloseReason::CarryExhausted as usize];
+        assert_eq!(counts.accepted_frames[Encoding::Json.index()], 20);
+        // Answers that were still owed are given up with a connection; its producer asks again.
+        let world = life.world();
+        assert!((0..20).all(|number| world.stored(number) == 1));
+    }
+    assert!(exhausted > 0, "nobody was ever closed for want of room");
+}
+
 /// A disk that takes 50 ms for everything, and producers that do not wait.
 fn slow_disk() -> Setup {
     let mut setup = Setup::calm(6);

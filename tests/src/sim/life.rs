@@ -305,6 +305,7 @@ impl Life {
             },
             handover: self.handovers.get(shard).cloned(),
             connections_max: setup.connections_max,
+            carry_bytes_max: setup.carry_bytes_max,
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,
             stop: Arc::new(AtomicBool::new(false)),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use penstock::limits::CARRY_BYTES_MAX;
 use penstock_client::{Encoding, Overflow};
 
 use super::client::ClientPlan;
@@ -43,6 +44,7 @@ pub struct Setup {
     pub commit_interval: Duration,
     pub commit_size: usize,
     pub connections_max: usize,
+    pub carry_bytes_max: usize,
     /// A lone shard looks at each connection's first header, as several do.
     pub peek: bool,
     /// The gate is the worker's.
@@ -84,6 +86,7 @@ impl Setup {
             commit_interval: Duration::from_millis(1),
             commit_size: 32 << 10,
             connections_max: 16,
+            carry_bytes_max: CARRY_BYTES_MAX,
             peek: false,
             stand_in: false,
             shards: vec![1],
