@@ -56,7 +56,12 @@ impl Producer {
 
     /// The same with a list of targets, of which [`Demand::Connect`] names one by its place.
     pub fn with_targets(options: Options, targets: usize) -> Self {
-        let id = crate::random_producer_id();
+        Self::with_id(options, targets, crate::random_producer_id())
+    }
+
+    /// The same with an id of the caller's choosing, for simulations that are to be replayed. Two
+    /// lives with one id would be taken for one.
+    pub fn with_id(options: Options, targets: usize, id: u64) -> Self {
         Self::of(options, targets, id, 1, None, Recovered::default())
     }
 

@@ -8,19 +8,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use penstock::journal::format::SegmentHeader;
 use penstock::shard::counters::CloseReason;
+use penstock_client::Overflow;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
+use penstock_tests::sim::client::ClientPlan;
 use penstock_tests::sim::frame::{self, Defect, Frame};
+use penstock_tests::sim::hop::{self, HopOutcome, HopSetup};
 use penstock_tests::sim::kernel::{Lie, Mishap};
 use penstock_tests::sim::life::Life;
 use penstock_tests::sim::network::Packet;
 use penstock_tests::sim::producer::{ProducerPlan, SenderPlan};
 use penstock_tests::sim::rng::Rng;
-use penstock_tests::sim::scenario::{Outcome, finish, run, try_run};
+use penstock_tests::sim::scenario::{Failure, Outcome, finish, run, try_hop, try_run};
 use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 
 /// Seeds of an ordinary test run: about ten seconds on two busy cores.
 const SEEDS: u64 = 400;
+/// Seeds of two agents.
+const HOP_SEEDS: u64 = 80;
 /// The producer of the scenarios.
 const ID: u64 = 0xa000;
 
@@ -51,6 +56,11 @@ fn seeds() {
         };
         sum.add(&outcome);
     }
+    report(&sum, count);
+}
+
+/// What the runs came to; runs in which nothing went wrong prove nothing.
+fn report(sum: &Outcome, count: u64) {
     println!(
         "{count} seeds: {} lives, {} turns, {} frames, {} acknowledged, {} stored; records lost in \
          failed segments, and said so: {}",
@@ -63,7 +73,6 @@ fn seeds() {
         sum.acknowledged > 0 && sum.stored >= sum.acknowledged,
         "nothing was ever acknowledged: {sum:?}"
     );
-    // A run in which nothing went wrong proves nothing.
     for (what, times) in sum.struck.counts() {
         let least = count / 50;
         assert!(
@@ -73,18 +82,74 @@ fn seeds() {
     }
 }
 
+/// The same with two agents, the first of which forwards to the second.
+#[test]
+fn seeds_of_two_agents() {
+    if let Some(seed) = number_from_env("PENSTOCK_SIM_SEED") {
+        return replay_hop(seed);
+    }
+    let count = number_from_env("PENSTOCK_SIM_SEEDS").unwrap_or(HOP_SEEDS);
+    let from = number_from_env("PENSTOCK_SIM_FROM").unwrap_or(0);
+    let mut sum = HopOutcome::default();
+    for seed in from..from + count {
+        let one = || hop::run(&HopSetup::random(seed), None);
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(one)) else {
+            panic!(
+                "seed {seed} fails; to replay it:\n    PENSTOCK_SIM_SEED={seed} cargo test -p \
+                 penstock-tests --test simulation seeds_of_two_agents -- --nocapture"
+            );
+        };
+        sum.add(&outcome);
+    }
+    report(&sum.sender, count);
+    // Fewer kinds of trouble there: nobody sends datagrams or bad frames to the receiver.
+    let receiver = &sum.receiver;
+    println!("the receiver: {receiver:#?}");
+    println!(
+        "{} lives of the sender ended while a sink waited for the receiver",
+        sum.ended_in_wait
+    );
+    let struck = &receiver.struck;
+    for (what, times) in [
+        ("lives ended in a wait", sum.ended_in_wait),
+        ("kills", struck.kills),
+        ("power losses", struck.power_losses),
+        ("frames sent again", struck.resent),
+        ("answered duplicate", struck.duplicates),
+        ("told to try later", struck.backpressure),
+        ("refused", struck.connects_refused),
+        ("cut", struck.client_cuts),
+        ("connections moved", struck.handed_over),
+        ("sync errors", struck.sync_errors),
+    ] {
+        assert!(times >= count / 50, "{what}: only {times} times");
+    }
+    assert!(receiver.stored > 0 && receiver.stored >= receiver.acknowledged);
+}
+
+fn replay_hop(seed: u64) {
+    let setup = HopSetup::random(seed);
+    println!("{setup:#?}");
+    match try_hop(&setup) {
+        Ok(outcome) => println!("seed {seed}: {outcome:?}"),
+        Err(failure) => failed(seed, &failure),
+    }
+}
+
 fn replay(seed: u64) {
     let setup = Setup::random(seed);
     println!("{setup:#?}");
     match try_run(&setup) {
         Ok(outcome) => println!("seed {seed}: {outcome:?}"),
-        Err(failure) => {
-            for line in &failure.trace {
-                println!("{line}");
-            }
-            panic!("seed {seed}: {}", failure.message);
-        }
+        Err(failure) => failed(seed, &failure),
     }
+}
+
+fn failed(seed: u64, failure: &Failure) {
+    for line in &failure.trace {
+        println!("{line}");
+    }
+    panic!("seed {seed}: {}", failure.message);
 }
 
 #[test]
@@ -95,6 +160,15 @@ fn a_seed_does_the_same_each_time() {
     }
     let digest = |seed| run(&Setup::random(seed), None).digest;
     assert_ne!(digest(0), digest(1));
+}
+
+#[test]
+fn a_seed_of_two_agents_does_the_same_each_time() {
+    for seed in 0..10 {
+        let setup = HopSetup::random(seed);
+        let one = hop::run(&setup, None);
+        assert_eq!(one, hop::run(&setup, None), "seed {seed}");
+    }
 }
 
 // ---- scenarios ----
@@ -271,6 +345,35 @@ fn a_full_disk_refuses_and_comes_back() {
             .iter()
             .all(|line| line.acknowledged)
     );
+}
+
+/// Two connections hold the better part of a frame each, and there is room for one: the other is
+/// closed, comes back, and nothing is lost or stored twice.
+#[test]
+fn a_connection_for_whose_half_frame_there_is_no_room_is_closed() {
+    let mut exhausted = 0;
+    for seed in 0..20 {
+        let mut setup = Setup::calm(seed);
+        setup.sizes.tcp_buffer_len = 512;
+        setup.carry_bytes_max = 2_000;
+        for id in [ID, ID + 1] {
+            setup.producers.push(ProducerPlan {
+                script: (1..=10)
+                    .map(|sequence| frame::good_of_len((id, sequence), true, 1_200))
+                    .collect(),
+                ..ProducerPlan::plain(TCP, id, 0)
+            });
+        }
+        let mut life = Life::first(&setup, None);
+        life.until_settled();
+        let counts = &life.counters().listeners[usize::from(TCP)];
+        exhausted += counts.connections_closed[CloseReason::CarryExhausted as usize];
+        assert_eq!(counts.accepted_frames[Encoding::Json.index()], 20);
+        // Answers that were still owed are given up with a connection; its producer asks again.
+        let world = life.world();
+        assert!((0..20).all(|number| world.stored(number) == 1));
+    }
+    assert!(exhausted > 0, "nobody was ever closed for want of room");
 }
 
 /// A disk that takes 50 ms for everything, and producers that do not wait.
@@ -569,6 +672,117 @@ fn a_cursor_whose_name_is_not_synced_is_not_believed() {
     }
 }
 
+/// A calm sender of 60 frames, whose records all have to come to the receiver's files.
+fn two_agents(seed: u64) -> HopSetup {
+    let mut setup = HopSetup::calm(seed);
+    setup
+        .sender
+        .producers
+        .push(ProducerPlan::plain(TCP, ID, 60));
+    setup
+}
+
+fn assert_all_forwarded(outcome: &HopOutcome) {
+    assert_all_stored(&outcome.sender, 60);
+    assert_all_stored(&outcome.receiver, 60);
+}
+
+#[test]
+fn two_agents_on_a_calm_day() {
+    let outcome = hop::run(&two_agents(1), None);
+    assert_all_forwarded(&outcome);
+    assert_eq!(outcome.receiver.struck.resent, 0);
+}
+
+#[test]
+fn a_sender_that_ends_at_any_turn_forwards_each_frame_once() {
+    let mut in_wait = 0;
+    for turns in (1..400).step_by(7) {
+        for end in [End::KillAfter(turns), End::PowerLossAfter(turns)] {
+            let mut setup = two_agents(turns);
+            setup.sender.lives = vec![end, End::Settled];
+            let outcome = hop::run(&setup, None);
+            assert_all_forwarded(&outcome);
+            in_wait += outcome.ended_in_wait;
+        }
+    }
+    assert!(in_wait > 0, "no sink waited for an answer at its end");
+}
+
+#[test]
+fn a_receiver_that_ends_at_any_turn_is_sent_each_frame_until_it_is_stored_once() {
+    let mut again = 0;
+    for turns in (1..400).step_by(7) {
+        for end in [
+            End::KillAfter(turns),
+            End::PowerLossAfter(turns),
+            End::StopAfter(turns),
+        ] {
+            let mut setup = two_agents(turns);
+            setup.receiver.lives = vec![end, End::Settled];
+            let outcome = hop::run(&setup, None);
+            assert_all_forwarded(&outcome);
+            again += outcome.receiver.struck.resent;
+        }
+    }
+    assert!(again > 0, "nothing was ever sent again");
+}
+
+/// More frames than may be outstanding: the durable cursor follows within blocks.
+#[test]
+fn more_frames_than_may_be_outstanding_are_forwarded_once() {
+    for turns in (20..1_200).step_by(97) {
+        let mut setup = HopSetup::calm(turns);
+        setup.sender.producers.push(ProducerPlan {
+            records_max: 1,
+            body_len_max: 0,
+            burst_max: 500,
+            pause_ns_max: 50_000,
+            ..ProducerPlan::plain(TCP, ID, 4_000)
+        });
+        // Answers are long on their way: the window is full when the end comes.
+        setup.receiver.pace.network = (2_000_000, 10_000_000);
+        setup.receiver.sizes.tcp_buffer_len = 32 << 10;
+        setup.sender.lives = vec![End::PowerLossAfter(turns), End::Settled];
+        if turns % 2 == 0 {
+            setup.receiver.lives = vec![End::PowerLossAfter(turns / 2), End::Settled];
+        }
+        // On the way it is looked at how far above its durable cursor the sink sends.
+        let outcome = hop::run(&setup, None);
+        assert_all_stored(&outcome.sender, 4_000);
+        assert_all_stored(&outcome.receiver, 4_000);
+    }
+}
+
+/// A client of the library alone, through an agent that ends, and with too little room for its
+/// records.
+#[test]
+fn the_real_client_tells_the_truth_about_each_record() {
+    for overflow in [Overflow::Wait, Overflow::DropNewest, Overflow::DropOldest] {
+        let mut dropped = 0;
+        for turns in (1..300).step_by(23) {
+            let mut setup = Setup::calm(turns);
+            setup.pace.disk = (2_000_000, 9_000_000);
+            setup.clients.push(ClientPlan {
+                overflow,
+                buffer_bytes_max: 0,
+                burst_max: 40,
+                ..ClientPlan::plain(TCP, ID, 300)
+            });
+            setup.lives = vec![
+                End::KillAfter(turns),
+                End::PowerLossAfter(turns),
+                End::Settled,
+            ];
+            let outcome = run(&setup, None);
+            // What is acknowledged is compared with the client's own report at the end of the run.
+            assert_eq!(outcome.acknowledged, outcome.frames);
+            dropped += outcome.struck.client_drops;
+        }
+        assert_eq!(dropped > 0, overflow != Overflow::Wait, "{overflow:?}");
+    }
+}
+
 // ---- lies: each must be found out ----
 
 /// Runs up to 20 seeds under a lie and expects one of them to be found out with these words.
@@ -669,7 +883,12 @@ fn a_too_old_sequence_called_a_duplicate_is_found_out() {
 fn forgotten_producers_are_found_out() {
     // The answer to the first life's frames is lost with it: they are sent again.
     let words = &["times and is stored 2 times"];
-    found_out(Lie::DedupForgotten, words, cut_short);
+    found_out(Lie::DedupForgotten, words, |setup| {
+        cut_short(setup);
+        // Answers that are long on their way, and enough of them.
+        setup.pace.network = (500_000, 3_000_000);
+        setup.producers[0].frames = 600;
+    });
 }
 
 #[test]
@@ -698,4 +917,37 @@ fn a_frame_that_vanishes_is_found_out() {
             });
         },
     );
+}
+
+/// The same as `found_out` for two agents.
+fn hop_found_out(what: &str, words: &[&str], prepare: impl Fn(&mut HopSetup, u64)) {
+    let mut messages = Vec::new();
+    for seed in 0..40 {
+        let mut setup = two_agents(seed);
+        prepare(&mut setup, seed);
+        match try_hop(&setup) {
+            Ok(_) => {}
+            Err(failure) if words.iter().any(|words| failure.message.contains(words)) => return,
+            Err(failure) => messages.push(failure.message),
+        }
+    }
+    panic!("{what} was not found out with {words:?}, but: {messages:#?}");
+}
+
+#[test]
+fn a_forward_whose_cursor_passes_what_is_not_answered_is_found_out() {
+    let words = &["and the receiver never acknowledged it"];
+    hop_found_out("a cursor before the answers", words, |setup, seed| {
+        setup.answers_itself = true;
+        setup.receiver.lives = vec![End::PowerLossAfter(20 + 10 * seed), End::Settled];
+    });
+}
+
+#[test]
+fn a_receiver_that_forgets_its_senders_is_found_out() {
+    let words = &["times and is stored 2 times"];
+    hop_found_out("forgotten dedup", words, |setup, seed| {
+        setup.receiver.lie = Some(Lie::DedupForgotten);
+        setup.receiver.lives = vec![End::KillAfter(50 + 10 * seed), End::Settled];
+    });
 }

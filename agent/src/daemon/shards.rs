@@ -133,6 +133,7 @@ impl Shard {
                     schemas: plan.schemas,
                     handover: plan.handover,
                     connections_max: limits::CONNECTIONS_MAX,
+                    carry_bytes_max: limits::CARRY_BYTES_MAX,
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,
                     stop: thread_stop,

@@ -95,6 +95,7 @@ pub fn spawn(plan: SinkPlan) -> io::Result<JoinHandle<Result<(), SinkError>>> {
                 stop: Arc::clone(&plan.stop),
                 marks: Arc::clone(&plan.feed.marks),
                 mark: Arc::clone(&plan.feed.mark),
+                seed: None,
             };
             let transport = Transport::new(plan.settings.to.clone());
             spawn_loop(ForwardSink::new(forward, RealDisk, transport), plan)

@@ -68,6 +68,8 @@ pub struct Tally {
 pub struct Book {
     lines: Vec<Line>,
     good: BTreeMap<(u64, u64), FrameNo>,
+    /// Records whose bodies do not name their frame, by body: which of a frame's records each is.
+    records: BTreeMap<String, (FrameNo, usize)>,
 }
 
 impl Tally {
@@ -94,6 +96,34 @@ impl Book {
             acknowledged: false,
         });
         number
+    }
+
+    /// Enters a frame that the real client or a forwarding agent sends, unless it was sent before:
+    /// then it must be the same, byte for byte. No record may be in two frames.
+    pub fn enter_again(&mut self, frame: Frame, listener: u16) -> FrameNo {
+        if let Some(number) = self.good(frame.key) {
+            assert_eq!(
+                self.lines[number].frame.bytes, frame.bytes,
+                "frame {:?} is sent again with other bytes",
+                frame.key
+            );
+            return number;
+        }
+        let number = self.lines.len();
+        for (at, body) in frame.bodies().into_iter().enumerate() {
+            if let Some((former, _)) = self.records.insert(body, (number, at)) {
+                panic!(
+                    "a record of frame {:?} is sent as {:?} too",
+                    self.lines[former].frame.key, frame.key
+                );
+            }
+        }
+        self.enter(frame, listener)
+    }
+
+    /// The frame in which a record was sent whose body does not say so.
+    pub fn record(&self, body: &str) -> Option<(FrameNo, usize)> {
+        self.records.get(body).copied()
     }
 
     pub fn line(&self, number: FrameNo) -> &Line {

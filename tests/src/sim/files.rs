@@ -105,6 +105,10 @@ impl Files {
         self.clock.set(self.world.borrow().now_ns());
     }
 
+    pub fn now_ns(&self) -> u64 {
+        self.world.borrow().now_ns()
+    }
+
     /// A line of the trace.
     pub fn tell(&self, text: &str) {
         self.world.borrow_mut().tell(text);
@@ -161,6 +165,13 @@ impl Files {
         names
             .map(|(path, &inode)| (path.clone(), inner.inodes[inode].bytes.clone()))
             .collect()
+    }
+
+    /// What a power loss would leave of a file for certain.
+    pub fn durable(&self, path: &Path) -> Option<Vec<u8>> {
+        let inner = self.inner.borrow();
+        let inode = inner.durable_names.get(path)?;
+        Some(inner.inodes[*inode].durable.clone())
     }
 
     fn inner(&self) -> RefMut<'_, Inner> {

@@ -43,6 +43,41 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// What the real client, or a forwarding agent, sends: always good.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let head = bytes.first_chunk::<FRAME_HEADER_LEN>();
+        let header = FrameHeader::read(head.expect("a frame begins with its header"));
+        assert_eq!(bytes.len(), header.frame_len(), "a whole frame goes out");
+        Self {
+            key: (header.producer, header.sequence),
+            bytes: bytes.into(),
+            fate: Fate::Accepted,
+            records: header.records,
+            encoding: header.encoding,
+            wants_ack: header.wants_ack(),
+            decided_at: bytes.len(),
+        }
+    }
+
+    /// The bodies of a good frame's records.
+    pub fn bodies(&self) -> Vec<String> {
+        if self.encoding == Encoding::Protobuf as u8 {
+            let batch = LogBatch::decode(self.payload()).expect("a good payload");
+            return batch
+                .records
+                .into_iter()
+                .map(|record| record.body)
+                .collect();
+        }
+        assert_eq!(self.encoding, Encoding::Json as u8, "no other is simulated");
+        let text = std::str::from_utf8(self.payload()).expect("a good payload");
+        let body = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).expect("a good line");
+            record["body"].as_str().expect("a body").to_owned()
+        };
+        text.lines().map(body).collect()
+    }
+
     pub fn payload(&self) -> &[u8] {
         &self.bytes[FRAME_HEADER_LEN..]
     }

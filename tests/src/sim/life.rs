@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use penstock::config::settings::{OnFull, Protocol, SyncMode};
 use penstock::journal::dedup::Recalled;
-use penstock::journal::feed::{FeedSender, JournalMarks, feed};
+use penstock::journal::feed::{FeedReceiver, FeedSender, JournalMarks, feed};
 use penstock::journal::format::shard_folder_name;
 use penstock::journal::writer::{JournalPlan, JournalStart};
 use penstock::schema::table::Schemas;
@@ -22,15 +22,17 @@ use penstock::sink::StopDeadline;
 use tempfile::TempDir;
 
 use super::check::{self, DurableIndex};
+use super::client::Client;
 use super::disk::{Disk, DiskImage};
 use super::files::Files;
 use super::frame::PAYLOAD_LEN_MAX;
+use super::hop::Onward;
 use super::kernel::{Mirror, SimKernel, Trace, World};
 use super::producer::{Producer, Sender};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
-use super::sinks::{FileActor, ModelSink};
+use super::sinks::{ModelSink, SinkActor, SinkPost, forward_cursor};
 
 /// Virtual time within which a life must come to its end once nothing goes wrong any more.
 const PATIENCE_NS: u64 = 120_000_000_000;
@@ -72,7 +74,9 @@ pub struct Life {
     setup: Setup,
     pub shards: Vec<Shard>,
     models: Vec<ModelSink>,
-    sinks: Vec<FileActor>,
+    sinks: Vec<Rc<RefCell<SinkActor>>>,
+    /// The way to the agent that a forwarding sink hands over to.
+    onward: Option<Rc<Onward>>,
     pub files: Files,
     /// The journals' folders, as the agent's own readers and its recovery see them.
     data_dir: TempDir,
@@ -89,6 +93,11 @@ pub struct Life {
 impl Life {
     /// The first life, on an empty disk.
     pub fn first(setup: &Setup, trace: Option<Trace>) -> Self {
+        Self::forwarding(setup, trace, None)
+    }
+
+    /// The same with a way to another agent.
+    pub fn forwarding(setup: &Setup, trace: Option<Trace>, onward: Option<Rc<Onward>>) -> Self {
         let mut rng = Rng::new(setup.seed ^ 0x5eed);
         let mut world = World::new(rng.fork(), setup.sizes.clone());
         world.faults = setup.faults.clone();
@@ -100,7 +109,12 @@ impl Life {
             world.keep_trace(trace);
         }
         for (index, plan) in setup.producers.iter().enumerate() {
-            world.add_producer(Producer::new(index, plan.clone(), rng.fork()));
+            let producer = Producer::new(index, plan.clone(), rng.fork());
+            world.add_producer(Box::new(producer));
+        }
+        for plan in &setup.clients {
+            let client = Client::new(world.producers.len(), plan.clone(), rng.fork());
+            world.add_producer(Box::new(client));
         }
         for plan in &setup.senders {
             world.add_sender(Sender::new(plan.clone(), rng.fork()));
@@ -113,6 +127,7 @@ impl Life {
             shards: Vec::new(),
             models: Vec::new(),
             sinks: Vec::new(),
+            onward,
             data_dir: tempfile::tempdir_in(memory()).expect("a folder for temporary files"),
             disk_low: Arc::default(),
             handovers: Vec::new(),
@@ -188,16 +203,15 @@ impl Life {
         }
         for index in 0..setup.file_sinks {
             let (sender, receiver) = feed(&marks, FEED_BLOCKS);
-            let folder = self.journal_folder(shard);
-            self.sinks.push(FileActor::new(
-                &setup,
-                index,
-                shard,
-                &folder,
-                &self.files,
-                receiver,
-                &self.deadline,
-            ));
+            let sink = SinkActor::file(&setup, index, self.post(shard, receiver));
+            self.sinks.push(Rc::new(RefCell::new(sink)));
+            feeds.push(sender);
+        }
+        if let Some(onward) = self.onward.clone().filter(|_| setup.forward) {
+            let (sender, receiver) = feed(&marks, FEED_BLOCKS);
+            let pipe = onward.pipe(&self.world, &self.files, forward_cursor(shard));
+            let sink = SinkActor::forward(pipe, self.post(shard, receiver));
+            self.sinks.push(Rc::new(RefCell::new(sink)));
             feeds.push(sender);
         }
         let mut world = self.world.borrow_mut();
@@ -228,6 +242,17 @@ impl Life {
         });
     }
 
+    fn post(&mut self, shard: usize, feed: FeedReceiver) -> SinkPost {
+        SinkPost {
+            shard,
+            folder: self.journal_folder(shard),
+            files: self.files.clone(),
+            feed,
+            stop: Arc::clone(&self.deadline),
+            rng: self.rng.fork(),
+        }
+    }
+
     fn plan(
         &mut self,
         shard: usize,
@@ -240,7 +265,7 @@ impl Life {
         let setup = &self.setup;
         let mut world = self.world.borrow_mut();
         let port = &mut world.ports[shard];
-        if setup.file_sinks > 0 {
+        if setup.file_sinks > 0 || setup.forward {
             port.mirror = Some(Mirror::new(&folder));
         }
         let listeners = vec![
@@ -280,6 +305,7 @@ impl Life {
             },
             handover: self.handovers.get(shard).cloned(),
             connections_max: setup.connections_max,
+            carry_bytes_max: setup.carry_bytes_max,
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,
             stop: Arc::new(AtomicBool::new(false)),
@@ -314,30 +340,51 @@ impl Life {
     /// One turn of whoever has something to do, and a look at its promises. False once every worker
     /// has stopped.
     pub fn turn(&mut self) -> bool {
+        match self.turn_until(u64::MAX) {
+            Turned::On => true,
+            Turned::Sink(sink) => {
+                sink.borrow_mut().step();
+                true
+            }
+            Turned::Stopped => false,
+        }
+    }
+
+    /// The same, and not beyond a time. A sink that may wait for another agent is left to the caller.
+    pub fn turn_until(&mut self, until_ns: u64) -> Turned {
         self.turns += 1;
         self.disk_low
             .store(self.world().disk_is_low(), Ordering::Relaxed);
         let running = self.shards.iter().any(|shard| !shard.stopped);
         if !running {
-            return false;
+            return Turned::Stopped;
         }
-        match self.next_actor() {
-            Actor::Shard(shard) => self.turn_shard(shard),
-            Actor::Sink(sink) => self.step_sink(sink),
+        match self.next_actor(until_ns) {
+            Some(Actor::Shard(shard)) => self.turn_shard(shard),
+            Some(Actor::Sink(sink)) if self.is_stalled(sink) => {}
+            Some(Actor::Sink(sink)) => {
+                let sink = Rc::clone(&self.sinks[sink]);
+                if sink.borrow().waits {
+                    return Turned::Sink(sink);
+                }
+                sink.borrow_mut().step();
+            }
+            None => {}
         }
-        true
+        Turned::On
     }
 
-    /// Lets time pass until somebody has something to do, and picks one of them.
-    fn next_actor(&mut self) -> Actor {
+    /// Lets time pass until somebody has something to do, and picks one of them; `None`: nobody until
+    /// then.
+    fn next_actor(&mut self, until_ns: u64) -> Option<Actor> {
         if self.world().alone {
-            return Actor::Shard(0);
+            return Some(Actor::Shard(0));
         }
         loop {
             let mut world = self.world.borrow_mut();
             let now_ns = world.now_ns();
             let mut ready = Vec::new();
-            let mut wake_ns = u64::MAX;
+            let mut wake_ns = until_ns;
             for (index, shard) in self.shards.iter().enumerate() {
                 if shard.woken.swap(false, Ordering::Relaxed) {
                     world.ports[shard.at].wake();
@@ -352,13 +399,20 @@ impl Life {
                 wake_ns = wake_ns.min(port.wake_ns());
             }
             for (index, sink) in self.sinks.iter().enumerate() {
+                // Who waits within its turn takes no other.
+                let Ok(sink) = sink.try_borrow() else {
+                    continue;
+                };
                 if !sink.ended && sink.wake_ns <= now_ns {
                     ready.push(Actor::Sink(index));
                 }
                 wake_ns = wake_ns.min(sink.wake_ns);
             }
             if !ready.is_empty() {
-                return self.rng.pick(&ready);
+                return Some(self.rng.pick(&ready));
+            }
+            if now_ns >= until_ns {
+                return None;
             }
             if !world.happen(wake_ns) {
                 assert_ne!(wake_ns, u64::MAX, "everybody sleeps for ever");
@@ -388,16 +442,18 @@ impl Life {
     }
 
     fn step_sink(&mut self, index: usize) {
-        let (now_ns, stalled_until) = {
-            let mut world = self.world.borrow_mut();
-            (world.now_ns(), world.stalled_until())
-        };
-        let sink = &mut self.sinks[index];
-        match stalled_until {
-            // A call into the disk hangs.
-            Some(until) => sink.wake_ns = until,
-            None => sink.step(now_ns, &mut self.rng),
+        if !self.is_stalled(index) {
+            self.sinks[index].borrow_mut().step();
         }
+    }
+
+    /// A call into the disk hangs: so does the sink.
+    fn is_stalled(&mut self, index: usize) -> bool {
+        let stalled_until = self.world().stalled_until();
+        if let Some(until_ns) = stalled_until {
+            self.sinks[index].borrow_mut().wake_ns = until_ns;
+        }
+        stalled_until.is_some()
     }
 
     /// Turns until `done`; fails where that takes for ever.
@@ -464,10 +520,10 @@ impl Life {
         }
         let begun_ns = self.world().now_ns();
         while let Some(next) = (0..self.sinks.len())
-            .filter(|&index| !self.sinks[index].ended)
-            .min_by_key(|&index| self.sinks[index].wake_ns)
+            .filter(|&index| !self.sinks[index].borrow().ended)
+            .min_by_key(|&index| self.sinks[index].borrow().wake_ns)
         {
-            let wake_ns = self.sinks[next].wake_ns;
+            let wake_ns = self.sinks[next].borrow().wake_ns;
             self.world().advance_to(wake_ns);
             self.step_sink(next);
             let now_ns = self.world().now_ns();
@@ -562,6 +618,14 @@ impl Life {
         let world = self.world.borrow();
         world.ports[shard.at].index.stored_records(&world.book) - shard.records_before
     }
+}
+
+/// What became of a turn.
+pub enum Turned {
+    On,
+    /// This sink's step is due.
+    Sink(Rc<RefCell<SinkActor>>),
+    Stopped,
 }
 
 /// Who may be turned.

@@ -8,8 +8,10 @@
 //!     kernel      `shard::op::Kernel`: answers ops, asserts that the worker keeps its side
 //!       clock, disk, network        what stands and moves behind it
 //!       producer, frame             who sends, and what: good frames and one of each bad kind
+//!       client, wire                the client library's producer, and its end of a connection
 //!     sinks       the real loop and the real file sink
 //!       files     the disk that they write to
+//!   hop      two agents, the first of which forwards to the second
 //!   restart  the agent's own recovery on what a crash has left; the sums after a stop
 //!   book     what was sent and what must become of it
 //!   check    what is durable, read with `journal::format` alone; each acknowledgement against it
@@ -19,10 +21,12 @@
 
 pub mod book;
 pub mod check;
+pub mod client;
 pub mod clock;
 pub mod disk;
 pub mod files;
 pub mod frame;
+pub mod hop;
 pub mod kernel;
 pub mod life;
 pub mod network;
@@ -32,3 +36,4 @@ pub mod rng;
 pub mod scenario;
 pub mod setup;
 pub mod sinks;
+pub mod wire;

@@ -10,6 +10,7 @@ use penstock_proto::wire::{ACK_LEN, Ack, AckStatus};
 
 use super::book::{Book, FrameNo};
 use super::frame::{self, Defect, Fate, Frame, Order};
+use super::kernel::Struck;
 use super::network::{Conn, ConnId, Packet};
 use super::rng::Rng;
 
@@ -80,11 +81,30 @@ pub enum Touch {
     Datagrams(usize, u16),
 }
 
+/// Whoever connects to an agent and sends frames.
+pub trait Peer {
+    /// Takes a turn; returns when it wants the next one.
+    fn wake(&mut self, wires: &mut Wires<'_>) -> Option<u64>;
+    /// Reads the answers that have come.
+    fn on_answers(&mut self, id: ConnId, conn: &mut Conn, book: &Book, now_ns: u64);
+    /// The agent has closed the connection, or it is cut.
+    fn on_closed(&mut self, id: ConnId);
+    /// Whether all that it had to send is settled.
+    fn is_done(&self) -> bool;
+    /// It never reads an answer.
+    fn is_deaf(&self) -> bool {
+        false
+    }
+    /// A last look, once it is done: what it says of its frames is true.
+    fn check(&self, _book: &Book, _stored: &dyn Fn(FrameNo) -> u32) {}
+}
+
 /// What producers act on.
 pub struct Wires<'a> {
     pub conns: &'a mut Vec<Conn>,
     pub book: &'a mut Book,
     pub touched: &'a mut Vec<Touch>,
+    pub struck: &'a mut Struck,
     pub now_ns: u64,
     /// Whether misfortunes still happen.
     pub faults: bool,
@@ -132,12 +152,6 @@ impl Producer {
         }
     }
 
-    /// Whether all that it had to send is settled.
-    pub fn is_done(&self) -> bool {
-        let sent = self.made >= self.plan.frames && self.script.is_empty();
-        sent && self.resend.is_empty() && (self.plan.deaf || self.is_settled())
-    }
-
     fn is_settled(&self) -> bool {
         self.unsettled.is_empty() && self.later.is_empty()
     }
@@ -149,46 +163,6 @@ impl Producer {
     /// The agent of an earlier life is gone, and with it every connection.
     pub fn disconnect(&mut self) {
         self.conn = None;
-    }
-
-    /// Takes a turn; returns when it wants the next one.
-    pub fn wake(&mut self, wires: &mut Wires<'_>) -> Option<u64> {
-        let pause = self.rng.between(1_000..=self.plan.pause_ns_max.max(1_001));
-        let Some(id) = self.conn else {
-            if self.is_done() {
-                return None;
-            }
-            self.connect(wires);
-            // Who is turned away, again and again, does not come back at once.
-            let rests = self.connections > 3;
-            return Some(if rests {
-                self.rng.between(1_000_000..=20_000_000)
-            } else {
-                pause
-            });
-        };
-        if wires.faults && self.rng.chance(self.plan.reset_per_mille) {
-            wires.conns[id].reset = true;
-            wires.touched.push(Touch::Conn(id));
-            self.conn = None;
-            return Some(pause);
-        }
-        if wires.conns[id].fin {
-            return Some(pause);
-        }
-        let half_close = wires.faults && self.rng.chance(self.plan.half_close_per_mille);
-        if self.is_done() || half_close {
-            wires.conns[id].fin = true;
-            wires.touched.push(Touch::Conn(id));
-            return Some(pause);
-        }
-        for _ in 0..self.rng.between(1..=u64::from(self.plan.burst_max)) {
-            if wires.conns[id].queued() > SOCKET_BYTES_MAX || !self.send_one(id, wires) {
-                break;
-            }
-        }
-        wires.touched.push(Touch::Conn(id));
-        Some(pause)
     }
 
     fn connect(&mut self, wires: &mut Wires<'_>) {
@@ -296,19 +270,6 @@ impl Producer {
         }
     }
 
-    /// Reads the answers that have come; whole ones count.
-    pub fn on_answers(&mut self, id: ConnId, conn: &mut Conn, book: &Book, now_ns: u64) {
-        while conn.answers_taken - conn.answers_read >= ACK_LEN {
-            let bytes = conn.answers[conn.answers_read..].first_chunk::<ACK_LEN>();
-            let ack = Ack::read(bytes.expect("a whole one is there"))
-                .expect("the checker has read it before");
-            conn.answers_read += ACK_LEN;
-            if ack.producer == self.plan.id && self.conn == Some(id) {
-                self.on_answer(&ack, book, now_ns);
-            }
-        }
-    }
-
     fn on_answer(&mut self, ack: &Ack, book: &Book, now_ns: u64) {
         for sequence in (ack.sequence + 1).saturating_sub(u64::from(ack.count))..=ack.sequence {
             let Some(&number) = self.unsettled.get(&sequence) else {
@@ -328,12 +289,73 @@ impl Producer {
             self.unsettled.remove(&sequence);
         }
     }
+}
 
-    /// The agent has closed the connection.
-    pub fn on_closed(&mut self, id: ConnId) {
+impl Peer for Producer {
+    fn wake(&mut self, wires: &mut Wires<'_>) -> Option<u64> {
+        let pause = self.rng.between(1_000..=self.plan.pause_ns_max.max(1_001));
+        let Some(id) = self.conn else {
+            if self.is_done() {
+                return None;
+            }
+            self.connect(wires);
+            // Who is turned away, again and again, does not come back at once.
+            let rests = self.connections > 3;
+            return Some(if rests {
+                self.rng.between(1_000_000..=20_000_000)
+            } else {
+                pause
+            });
+        };
+        if wires.faults && self.rng.chance(self.plan.reset_per_mille) {
+            wires.conns[id].reset = true;
+            wires.touched.push(Touch::Conn(id));
+            self.conn = None;
+            return Some(pause);
+        }
+        if wires.conns[id].fin {
+            return Some(pause);
+        }
+        let half_close = wires.faults && self.rng.chance(self.plan.half_close_per_mille);
+        if self.is_done() || half_close {
+            wires.conns[id].fin = true;
+            wires.touched.push(Touch::Conn(id));
+            return Some(pause);
+        }
+        for _ in 0..self.rng.between(1..=u64::from(self.plan.burst_max)) {
+            if wires.conns[id].queued() > SOCKET_BYTES_MAX || !self.send_one(id, wires) {
+                break;
+            }
+        }
+        wires.touched.push(Touch::Conn(id));
+        Some(pause)
+    }
+
+    fn on_answers(&mut self, id: ConnId, conn: &mut Conn, book: &Book, now_ns: u64) {
+        while conn.answers_taken - conn.answers_read >= ACK_LEN {
+            let bytes = conn.answers[conn.answers_read..].first_chunk::<ACK_LEN>();
+            let ack = Ack::read(bytes.expect("a whole one is there"))
+                .expect("the checker has read it before");
+            conn.answers_read += ACK_LEN;
+            if ack.producer == self.plan.id && self.conn == Some(id) {
+                self.on_answer(&ack, book, now_ns);
+            }
+        }
+    }
+
+    fn on_closed(&mut self, id: ConnId) {
         if self.conn == Some(id) {
             self.conn = None;
         }
+    }
+
+    fn is_done(&self) -> bool {
+        let sent = self.made >= self.plan.frames && self.script.is_empty();
+        sent && self.resend.is_empty() && (self.plan.deaf || self.is_settled())
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.plan.deaf
     }
 }
 

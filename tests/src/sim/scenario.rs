@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::check::{self, DurableIndex};
+use super::hop::{self, HopOutcome, HopSetup};
 use super::kernel::{Struck, Trace};
 use super::life::Life;
 use super::setup::{End, Setup};
@@ -81,7 +82,7 @@ impl Outcome {
         self.struck.add(&other.struck);
     }
 
-    fn add_life(&mut self, life: &Life) {
+    pub fn add_life(&mut self, life: &Life) {
         self.lives += 1;
         self.turns += life.turns;
         let counters = life.all_counters();
@@ -89,8 +90,9 @@ impl Outcome {
         self.lost_records += lost.sum::<u64>();
     }
 
-    /// A last look, as a restart after a power cut would have it.
-    fn close(&mut self, life: &mut Life) {
+    /// A last look, as a restart after a power cut would have it. How often each frame was offered to
+    /// the sinks.
+    pub fn close(&mut self, life: &mut Life) -> Vec<u32> {
         let images = life.end(true);
         life.drop_agent();
         let indices = &life.last_look(&images);
@@ -102,6 +104,9 @@ impl Outcome {
                 .sum::<u32>()
         };
         let world = life.world();
+        for producer in &world.producers {
+            producer.check(&world.book, &stored);
+        }
         let lines = world.book.lines();
         self.digest = world.digest();
         self.frames = lines.len();
@@ -116,7 +121,10 @@ impl Outcome {
             each.map(|((index, chain), port)| index.stored_before(chain, number, port.committed()))
                 .sum()
         };
-        check_delivered(&life.files, life.setup().file_sinks, &world.book, delivered);
+        let delivered: Vec<u32> = (0..lines.len()).map(delivered).collect();
+        let times = |number: usize| delivered[number];
+        check_delivered(&life.files, life.setup().file_sinks, &world.book, times);
+        delivered
     }
 }
 
@@ -130,9 +138,18 @@ pub struct Failure {
 
 /// Runs a setup and catches what it breaks.
 pub fn try_run(setup: &Setup) -> Result<Outcome, Failure> {
+    catch(|trace| run(setup, Some(trace)))
+}
+
+/// The same for two agents.
+pub fn try_hop(setup: &HopSetup) -> Result<HopOutcome, Failure> {
+    catch(|trace| hop::run(setup, Some(trace)))
+}
+
+fn catch<T>(attempt: impl FnOnce(Trace) -> T) -> Result<T, Failure> {
     let trace: Trace = Rc::new(RefCell::new(VecDeque::new()));
     let keep = Rc::clone(&trace);
-    let attempt = std::panic::AssertUnwindSafe(|| run(setup, Some(keep)));
+    let attempt = std::panic::AssertUnwindSafe(|| attempt(keep));
     std::panic::catch_unwind(attempt).map_err(|panic| Failure {
         message: panic_message(panic.as_ref()),
         trace: trace.borrow().iter().cloned().collect(),

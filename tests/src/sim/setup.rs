@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use penstock::limits::CARRY_BYTES_MAX;
+use penstock_client::{Encoding, Overflow};
+
+use super::client::ClientPlan;
 use super::kernel::{Faults, Lie, Mishap, Pace, Sizes};
 use super::producer::{ProducerPlan, SenderPlan};
 use super::rng::Rng;
+use super::wire::WireFaults;
 
 /// The listeners of every simulated agent.
 pub const TCP: u16 = 0;
@@ -39,6 +44,7 @@ pub struct Setup {
     pub commit_interval: Duration,
     pub commit_size: usize,
     pub connections_max: usize,
+    pub carry_bytes_max: usize,
     /// A lone shard looks at each connection's first header, as several do.
     pub peek: bool,
     /// The gate is the worker's.
@@ -56,6 +62,10 @@ pub struct Setup {
     pub drain: Option<Duration>,
     pub producers: Vec<ProducerPlan>,
     pub senders: Vec<SenderPlan>,
+    /// Producers of the client library.
+    pub clients: Vec<ClientPlan>,
+    /// A sink hands everything over to another agent.
+    pub forward: bool,
     pub lives: Vec<End>,
 }
 
@@ -76,6 +86,7 @@ impl Setup {
             commit_interval: Duration::from_millis(1),
             commit_size: 32 << 10,
             connections_max: 16,
+            carry_bytes_max: CARRY_BYTES_MAX,
             peek: false,
             stand_in: false,
             shards: vec![1],
@@ -86,6 +97,8 @@ impl Setup {
             drain: None,
             producers: Vec::new(),
             senders: Vec::new(),
+            clients: Vec::new(),
+            forward: false,
             lives: vec![End::Settled],
         }
     }
@@ -165,6 +178,9 @@ impl Setup {
             ]);
             setup.lives.insert(0, end);
         }
+        for index in 0..rng.pick(&[0, 0, 1, 2]) {
+            setup.clients.push(random_client(&mut rng, index));
+        }
         setup
     }
 }
@@ -209,6 +225,25 @@ fn window(rng: &mut Rng, on: bool) -> Option<(u64, u64)> {
     }
     let from = rng.between(0..=300_000_000);
     Some((from, from + rng.between(1_000_000..=1_500_000_000)))
+}
+
+fn random_client(rng: &mut Rng, index: u64) -> ClientPlan {
+    ClientPlan {
+        listener: TCP,
+        id: 0xc000 + index,
+        records: rng.between(1..=300) as u32,
+        encoding: rng.pick(&[Encoding::Protobuf, Encoding::Json]),
+        overflow: rng.pick(&[Overflow::Wait, Overflow::DropNewest, Overflow::DropOldest]),
+        buffer_bytes_max: rng.pick(&[0, 2 << 10, 1 << 20]),
+        batch_records_max: rng.pick(&[1, 5, 50]),
+        body_len_max: rng.pick(&[0, 60, 200]),
+        burst_max: rng.pick(&[1, 8, 40]),
+        pause_ns_max: rng.pick(&[50_000, 1_000_000, 10_000_000]),
+        faults: WireFaults {
+            cut: rng.pick(&[0, 10, 50]),
+            refused: rng.pick(&[0, 300]),
+        },
+    }
 }
 
 fn random_producer(rng: &mut Rng, index: u64, troubled: bool) -> ProducerPlan {

@@ -10,46 +10,65 @@ use std::time::Duration;
 use penstock::config::settings::{Compression, FileFormat, SinkKind, SinkSettings};
 use penstock::journal::feed::{Fed, FeedReceiver};
 use penstock::schema::table::Schemas;
-use penstock::sink::file::FileSink;
 use penstock::sink::file::container::{ContainerReader, Next};
+use penstock::sink::file::cursor::CursorFile;
+use penstock::sink::file::{CURSORS_FOLDER, FileSink};
+use penstock::sink::forward::{ForwardPlan, ForwardSink};
 use penstock::sink::run::{Loop, SinkPlan, Step};
-use penstock::sink::{ErrorReason, SinkError, SinkStats, StopDeadline};
+use penstock::sink::{ErrorReason, Sink, SinkError, SinkStats, StopDeadline};
 
 use super::book::{Book, FrameNo};
 use super::check::DurableIndex;
 use super::files::{Files, is_output};
+use super::hop::SimPipe;
 use super::rng::Rng;
 use super::setup::Setup;
 
 /// Where the sinks of an agent believe that they write.
 const DATA_DIR: &str = "/data";
 
+/// The sink that hands over to another agent.
+const FORWARD: &str = "onward";
+
+/// Where that sink's cursor of one shard is.
+pub fn forward_cursor(shard: usize) -> PathBuf {
+    let folder = Path::new(DATA_DIR).join(CURSORS_FOLDER);
+    let file = CursorFile::new(folder, FORWARD, shard as u16);
+    file.path().to_owned()
+}
+
 pub fn sink_name(index: usize) -> String {
     format!("files{index}")
 }
 
-/// One file sink of one shard.
-pub struct FileActor {
+/// Where a sink stands.
+pub struct SinkPost {
+    pub shard: usize,
+    /// The journal's files.
+    pub folder: PathBuf,
+    pub files: Files,
+    pub feed: FeedReceiver,
+    pub stop: Arc<StopDeadline>,
+    pub rng: Rng,
+}
+
+/// One sink of one shard.
+pub struct SinkActor {
     shard: usize,
-    cycle: Loop<FileSink<Files>>,
+    cycle: Box<dyn FnMut() -> Step>,
     stats: Arc<SinkStats>,
     files: Files,
+    rng: Rng,
+    /// It may wait for another agent, and lets the others have their turns then.
+    pub waits: bool,
     /// When it wants its next step.
     pub wake_ns: u64,
     pub ended: bool,
 }
 
-impl FileActor {
-    /// The sink `index` of the setup, on `shard`, whose journal's files are in `folder`.
-    pub fn new(
-        setup: &Setup,
-        index: usize,
-        shard: usize,
-        folder: &Path,
-        files: &Files,
-        feed: FeedReceiver,
-        stop: &Arc<StopDeadline>,
-    ) -> Self {
+impl SinkActor {
+    /// The file sink `index` of the setup.
+    pub fn file(setup: &Setup, index: usize, post: SinkPost) -> Self {
         let settings = SinkSettings {
             name: sink_name(index),
             kind: SinkKind::File,
@@ -62,41 +81,88 @@ impl FileActor {
             keep_age: Duration::MAX,
             enabled: true,
         };
-        files.tell_time();
+        post.files.tell_time();
         let stats = Arc::new(SinkStats::default());
-        let schemas = Schemas::default();
         let sink = FileSink::new(
-            files.clone(),
+            post.files.clone(),
             &settings,
-            shard as u16,
+            post.shard as u16,
             Path::new(DATA_DIR),
-            &schemas,
+            &Schemas::default(),
             Arc::clone(&stats),
         );
+        Self::new(sink.expect("an encoder"), settings, stats, post)
+    }
+
+    /// The sink that hands over to another agent.
+    pub fn forward(pipe: SimPipe, mut post: SinkPost) -> Self {
+        let settings = SinkSettings {
+            name: FORWARD.to_owned(),
+            kind: SinkKind::Penstock,
+            to: vec!["receiver".to_owned()],
+            format: FileFormat::Avro,
+            compression: Compression::None,
+            rotate_size: 0,
+            rotate_age: Duration::MAX,
+            keep_size: u64::MAX,
+            keep_age: Duration::MAX,
+            enabled: true,
+        };
+        post.files.tell_time();
+        let stats = Arc::new(SinkStats::default());
+        let forward = ForwardPlan {
+            name: settings.name.clone(),
+            shard: post.shard as u16,
+            data_dir: PathBuf::from(DATA_DIR),
+            targets: settings.to.len(),
+            stats: Arc::clone(&stats),
+            stop: Arc::clone(&post.stop),
+            marks: Arc::clone(&post.feed.marks),
+            mark: Arc::clone(&post.feed.mark),
+            seed: Some(post.rng.between(1..=u64::MAX)),
+        };
+        let sink = ForwardSink::new(forward, post.files.clone(), pipe);
+        Self {
+            waits: true,
+            ..Self::new(sink, settings, stats, post)
+        }
+    }
+
+    fn new<S: Sink + 'static>(
+        sink: S,
+        settings: SinkSettings,
+        stats: Arc<SinkStats>,
+        post: SinkPost,
+    ) -> Self {
         let plan = SinkPlan {
             settings,
-            shard: shard as u16,
+            shard: post.shard as u16,
             data_dir: PathBuf::from(DATA_DIR),
-            feed,
-            schemas,
+            feed: post.feed,
+            schemas: Schemas::default(),
             stats: Arc::clone(&stats),
             lag: Arc::default(),
-            stop: Arc::clone(stop),
+            stop: post.stop,
         };
+        let mut cycle = Loop::new(sink, post.folder, plan);
         Self {
-            shard,
-            cycle: Loop::new(sink.expect("an encoder"), folder.to_owned(), plan),
+            shard: post.shard,
+            cycle: Box::new(move || cycle.step(Duration::ZERO)),
             stats,
-            files: files.clone(),
+            files: post.files,
+            rng: post.rng,
+            waits: false,
             wake_ns: 0,
             ended: false,
         }
     }
 
     /// One step of the loop, and when it wants the next.
-    pub fn step(&mut self, now_ns: u64, rng: &mut Rng) {
+    pub fn step(&mut self) {
         self.files.tell_time();
-        let pause = match self.cycle.step(Duration::ZERO) {
+        let step = (self.cycle)();
+        let rng = &mut self.rng;
+        let pause = match step {
             Step::GoOn => Duration::from_micros(if rng.chance(100) {
                 rng.between(1_000..=100_000)
             } else {
@@ -116,7 +182,10 @@ impl FileActor {
             }
             Step::End(Err(error)) => panic!("sink of shard {} ends with: {error}", self.shard),
         };
-        self.wake_ns = now_ns.saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
+        self.wake_ns = self
+            .files
+            .now_ns()
+            .saturating_add(pause.as_nanos().min(u128::from(u64::MAX)) as u64);
         self.check();
     }
 
@@ -218,6 +287,9 @@ fn bodies(bytes: &[u8]) -> Vec<String> {
 
 /// The frame that a body names, and which of its records it is.
 fn frame_of(body: &str, book: &Book) -> Option<(FrameNo, usize)> {
+    if let Some(found) = book.record(body) {
+        return Some(found);
+    }
     let mut parts = body.splitn(3, '/');
     let producer = u64::from_str_radix(parts.next()?, 16).ok()?;
     let sequence = parts.next()?.parse().ok()?;

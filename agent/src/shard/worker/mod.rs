@@ -96,6 +96,7 @@ pub struct Worker<K> {
     tcp_out: usize,
     udp_out: usize,
     carry_bytes: usize,
+    carry_bytes_max: usize,
     last_bundle_ns: u64,
     next_sweep_ns: u64,
 }
@@ -150,6 +151,7 @@ impl<K: Kernel> Worker<K> {
             tcp_out: 0,
             udp_out: 0,
             carry_bytes: 0,
+            carry_bytes_max: plan.carry_bytes_max,
             last_bundle_ns: 0,
             next_sweep_ns: 0,
             kernel,

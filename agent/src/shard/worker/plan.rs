@@ -18,6 +18,8 @@ pub struct Plan {
     pub journal: JournalPlan,
     pub schemas: Schemas,
     pub connections_max: usize,
+    /// Bytes of frames cut in two by a buffer's end, all connections together; no less than one frame.
+    pub carry_bytes_max: usize,
     /// How connections get to the shard that owns their producer; `None` where there is one shard.
     pub handover: Option<Handover>,
     /// Receive buffers of each pool: how many leases the fence can have out.

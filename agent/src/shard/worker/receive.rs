@@ -13,7 +13,6 @@ use crate::config::settings::Protocol;
 use crate::frame::parse_datagram;
 use crate::gate::standin::{self, BundleVerdict};
 use crate::journal::writer::Room;
-use crate::limits;
 use crate::shard::counters::CloseReason;
 use crate::shard::intake::{Origin, Taken};
 use crate::shard::op::{
@@ -362,7 +361,7 @@ impl<K: Kernel> Worker<K> {
             }
         };
         self.carry_bytes = self.carry_bytes + connection.reader.carry_capacity() - carry_before;
-        if self.carry_bytes > limits::CARRY_BYTES_MAX && connection.reader.carry_capacity() > 0 {
+        if self.carry_bytes > self.carry_bytes_max && connection.reader.carry_capacity() > 0 {
             close = close.or(Some(CloseReason::CarryExhausted));
         }
         if !connection.acks.is_empty() {

@@ -41,6 +41,7 @@ use penstock_proto::wire;
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::journal::format::Entry;
 use crate::limits::{FORWARD_BYTES_MAX, OUTSTANDING_FRAMES_MAX};
+use crate::sink::clock::Clock;
 use crate::sink::file::CURSORS_FOLDER;
 use crate::sink::file::cursor::CursorFile;
 use crate::sink::file::disk::Disk;
@@ -94,6 +95,17 @@ pub struct ForwardPlan {
     pub stop: Arc<StopDeadline>,
     pub marks: Arc<JournalMarks>,
     pub mark: Arc<SinkMark>,
+    /// The producer id and the jitter's seed, for simulations that are to be replayed; `None`: both
+    /// are the system's.
+    pub seed: Option<u64>,
+}
+
+impl ForwardPlan {
+    /// An id that nobody has had.
+    fn new_producer(&self) -> u64 {
+        self.seed
+            .map_or_else(random_producer_id, |seed| seed.max(1))
+    }
 }
 
 /// Where reading goes on behind an entry.
@@ -140,7 +152,7 @@ impl<D: Disk, P: Pipe> ForwardSink<D, P> {
     pub fn new(plan: ForwardPlan, disk: D, pipe: P) -> Self {
         let cursors = CursorFile::new(plan.data_dir.join(CURSORS_FOLDER), &plan.name, plan.shard);
         let saved = SavedForward {
-            producer: random_producer_id(),
+            producer: plan.new_producer(),
             cursor: Cursor::default(),
             entries: 0,
             sequence: 1,
@@ -348,6 +360,7 @@ impl<D: Disk, P: Pipe> ForwardSink<D, P> {
 fn exchange(plan: &ForwardPlan, saved: &SavedForward) -> Exchange {
     let options = Options {
         connect_timeout: Duration::from_secs(2),
+        jitter_seed: plan.seed,
         ..Options::default()
     };
     Exchange::new(options, saved.producer, saved.sequence, plan.targets)
@@ -389,7 +402,7 @@ impl<D: Disk, P: Pipe> Sink for ForwardSink<D, P> {
 
     fn begin(&mut self, cursor: Cursor) -> Result<(), SinkError> {
         let saved = SavedForward {
-            producer: random_producer_id(),
+            producer: self.plan.new_producer(),
             cursor,
             entries: 0,
             sequence: 1,
@@ -490,5 +503,9 @@ impl<D: Disk, P: Pipe> Sink for ForwardSink<D, P> {
 
     fn seal(&mut self) -> Result<Cursor, SinkError> {
         self.commit()
+    }
+
+    fn clock(&self) -> Clock {
+        self.disk.clock()
     }
 }

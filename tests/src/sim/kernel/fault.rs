@@ -63,12 +63,17 @@ pub struct Struck {
     pub resent: u64,
     pub duplicates: u64,
     pub handed_over: u64,
+    /// Connections of the real client that could not be opened, and that were cut.
+    pub connects_refused: u64,
+    pub client_cuts: u64,
+    /// Records that the real client has dropped for want of room.
+    pub client_drops: u64,
     /// Restarts with another number of shards.
     pub reshards: u64,
 }
 
 impl Struck {
-    fn each(&mut self) -> [(&'static str, &mut u64); 24] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 27] {
         [
             ("kills", &mut self.kills),
             ("power losses", &mut self.power_losses),
@@ -93,6 +98,9 @@ impl Struck {
             ("frames sent again", &mut self.resent),
             ("answered duplicate", &mut self.duplicates),
             ("connections moved", &mut self.handed_over),
+            ("client: refused", &mut self.connects_refused),
+            ("client: cut", &mut self.client_cuts),
+            ("client: dropped records", &mut self.client_drops),
             ("changed shard counts", &mut self.reshards),
         ]
     }

@@ -61,7 +61,7 @@ impl World {
                 continue;
             }
             let tally = tallies.get_mut(&conn.listener).expect("a listener");
-            let unsure = conn.send_failed || conn.ended || self.producers[conn.producer].plan.deaf;
+            let unsure = conn.send_failed || conn.ended || self.producers[conn.producer].is_deaf();
             let arrivals = if unsure {
                 &mut tally.perhaps
             } else {
@@ -82,7 +82,7 @@ impl World {
                 // What came when the agent had begun to end it is thrown away, unanswered.
                 || conn.ended
                 || conn.send_failed
-                || self.producers[conn.producer].plan.deaf
+                || self.producers[conn.producer].is_deaf()
             {
                 continue;
             }

@@ -330,7 +330,7 @@ impl World {
                 result: Ok(len as u32),
             },
         );
-        let deaf = self.producers[self.conns[id].producer].plan.deaf;
+        let deaf = self.producers[self.conns[id].producer].is_deaf();
         if !deaf && !self.conns[id].answers_due {
             self.conns[id].answers_due = true;
             let delay = self.network_delay();
@@ -393,10 +393,26 @@ impl World {
             conns: &mut self.conns,
             book: &mut self.book,
             touched: &mut self.touched,
+            struck: &mut self.struck,
         };
         if let Some(pause) = self.producers[index].wake(&mut wires) {
             self.after(pause, Event::Producer(index));
         }
+    }
+
+    /// Lets somebody from outside act on the connections.
+    pub fn with_wires<R>(&mut self, act: impl FnOnce(&mut Wires<'_>) -> R) -> R {
+        let mut wires = Wires {
+            faults: self.now_ns() < self.faults_since_ns + self.faults.until_ns,
+            now_ns: self.agenda.now_ns(),
+            conns: &mut self.conns,
+            book: &mut self.book,
+            touched: &mut self.touched,
+            struck: &mut self.struck,
+        };
+        let outcome = act(&mut wires);
+        self.look_at_touched();
+        outcome
     }
 }
 

@@ -15,7 +15,7 @@ use super::super::check::DurableIndex;
 use super::super::clock::Agenda;
 use super::super::disk::{Disk, WriteId};
 use super::super::network::{Backlog, Conn, ConnId, Datagrams, Packet, Pool};
-use super::super::producer::{Producer, Sender, Touch};
+use super::super::producer::{Peer, Sender, Touch};
 use super::super::rng::Rng;
 use super::event::{Due, Event};
 use super::fault::{Faults, Lie, Mishap, Pace, Sizes, Struck};
@@ -134,7 +134,7 @@ pub struct World {
     pub stand_in: bool,
 
     pub book: Book,
-    pub producers: Vec<Producer>,
+    pub producers: Vec<Box<dyn Peer>>,
     pub senders: Vec<Sender>,
     pub(super) conns: Vec<Conn>,
     /// Open sockets of accepted connections.
@@ -288,7 +288,7 @@ impl World {
         self.rng.fork()
     }
 
-    pub fn add_producer(&mut self, producer: Producer) {
+    pub fn add_producer(&mut self, producer: Box<dyn Peer>) {
         let start_ns = self.rng.between(0..=500_000);
         self.after(start_ns, Event::Producer(self.producers.len()));
         self.producers.push(producer);
@@ -303,7 +303,7 @@ impl World {
     /// Whether every producer's frames are settled and every datagram is read.
     pub fn world_is_done(&self) -> bool {
         let mut sockets = self.ports.iter().flat_map(|port| port.datagrams.values());
-        self.producers.iter().all(Producer::is_done)
+        self.producers.iter().all(|producer| producer.is_done())
             && self.senders.iter().all(Sender::is_done)
             && sockets.all(|d| d.queue.is_empty())
     }
