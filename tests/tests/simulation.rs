@@ -23,7 +23,7 @@ use penstock_tests::sim::scenario::{Failure, Outcome, finish, run, try_hop, try_
 use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 
 /// Seeds of an ordinary test run: about ten seconds on two busy cores.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 500;
 /// Seeds of two agents.
 const HOP_SEEDS: u64 = 80;
 /// The producer of the scenarios.

@@ -56,7 +56,13 @@ pub fn recall(
     }
     let barrier = is_moved.then(|| Arc::new(StartBarrier::new(usize::from(shards))));
     let parts = match is_moved {
-        true => deal(memories, shards),
+        true => {
+            let mut parts = deal(&memories, shards);
+            for (part, own) in parts.iter_mut().zip(memories) {
+                keep_own(part, own, producers_max);
+            }
+            parts
+        }
         false => {
             memories.truncate(usize::from(shards));
             memories
@@ -118,13 +124,24 @@ fn go_on_behind_cursors(
     }
 }
 
+/// A shard goes on remembering those of its producers that another one owns now, as far as there is
+/// room: the newest snapshot of each journal is all that the next start reads of it, and this shard's
+/// may be durable before the new owner's. (Nobody is judged by such a window; it expires.)
+fn keep_own(part: &mut Memory, own: Memory, producers_max: usize) {
+    for (producer, remembered) in own {
+        if part.len() < producers_max || part.contains_key(&producer) {
+            part.entry(producer).or_insert(remembered);
+        }
+    }
+}
+
 /// All memories as one, by owner.
-fn deal(memories: Vec<Memory>, shards: u16) -> Vec<Memory> {
+fn deal(memories: &[Memory], shards: u16) -> Vec<Memory> {
     let mut parts: Vec<Memory> = (0..shards).map(|_| Memory::new()).collect();
     for memory in memories {
         let mut dealt: Vec<Memory> = (0..shards).map(|_| Memory::new()).collect();
         for (producer, remembered) in memory {
-            dealt[usize::from(owner(producer, shards))].insert(producer, remembered);
+            dealt[usize::from(owner(*producer, shards))].insert(*producer, remembered.clone());
         }
         for (part, dealt) in parts.iter_mut().zip(dealt) {
             merge(part, dealt);
