@@ -76,7 +76,7 @@ fn write_object(object: &Map<String, Value>, namespace: &str, out: &mut String) 
     }
 }
 
-/// [FULLNAMES], [STRIP] and [ORDER]: name, type, fields, symbols, size.
+/// \[FULLNAMES\], \[STRIP\] and \[ORDER\]: name, type, fields, symbols, size.
 fn write_named(kind: &str, object: &Map<String, Value>, namespace: &str, out: &mut String) {
     let name = object.get("name").and_then(Value::as_str).unwrap_or("");
     let own = object.get("namespace").and_then(Value::as_str);
@@ -130,7 +130,7 @@ fn list(values: &[Value], out: &mut String, each: impl Fn(&Value, &mut String)) 
     out.push(']');
 }
 
-/// Names and symbols are letters, digits, `_` and dots: nothing needs an escape ([STRINGS]).
+/// Names and symbols are letters, digits, `_` and dots: nothing needs an escape (\[STRINGS\]).
 fn quote(text: &str, out: &mut String) {
     out.push('"');
     out.push_str(text);
