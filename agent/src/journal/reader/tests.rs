@@ -220,3 +220,63 @@ fn without_a_mark_damage_that_a_later_block_knew_durable_is_damage() {
     let block = reader.next_written(true).expect("read").expect("a block");
     assert_eq!(block.header.position, 8192);
 }
+
+#[test]
+fn what_is_no_segment_is_listed_with_its_fault_and_the_others_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut journal = SampleJournal::new(folder.path());
+    journal.append(&[entry(0, 10)]);
+    let path = |number| journal.folder.join(segment_file_name(number));
+    // A creation that was cut short, a page that nobody wrote, and another segment's file.
+    std::fs::write(path(4), [0; 100]).expect("write");
+    std::fs::write(path(5), [0; 8192]).expect("write");
+    std::fs::copy(path(1), path(6)).expect("copy");
+    let listing = list_segments(&journal.folder, &Listing::default()).expect("list");
+    let numbers: Vec<u64> = listing.segments.iter().map(|s| s.header.number).collect();
+    assert_eq!(numbers, [1]);
+    assert_eq!(
+        listing.unreadable,
+        [
+            (path(4), FormatFault::Short),
+            (path(5), FormatFault::Magic),
+            (path(6), FormatFault::Stale),
+        ]
+    );
+    let mut reader = JournalReader::open(&journal.folder, 0).expect("open");
+    assert_eq!(walk(&mut reader, journal.position), [Ok(0)]);
+}
+
+#[test]
+fn a_call_that_fails_is_named_with_its_path() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("shard-07");
+    let error = list_segments(&missing, &Listing::default()).expect_err("no folder");
+    let expected = format!("read folder {}: ", missing.display());
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    // Reading a directory as a file fails with EISDIR (read(2)), and that is no fault of a format.
+    let number = folder.path().join(segment_file_name(1));
+    std::fs::create_dir(&number).expect("a folder");
+    let error = list_segments(folder.path(), &Listing::default()).expect_err("a directory");
+    let expected = format!("read {}: ", number.display());
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_segment_that_ends_before_its_block_is_damaged_from_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut journal = SampleJournal::new(folder.path());
+    journal.append(&[entry(0, 10)]);
+    journal.append(&[entry(1, 5_000)]);
+    let durable = journal.position;
+    // The file ends within the second block, though all of it was durable.
+    let file = std::fs::File::options()
+        .write(true)
+        .open(journal.path(1))
+        .expect("open");
+    file.set_len(4096 + 4096 + 1000).expect("cut");
+    let mut reader = JournalReader::open(&journal.folder, 0).expect("open");
+    assert_eq!(
+        walk(&mut reader, durable),
+        [Ok(0), Err(format!("damaged 4096..{durable}"))]
+    );
+}
