@@ -16,7 +16,10 @@ pub mod compressed;
 pub mod json;
 pub mod protobuf;
 pub(crate) mod text;
+mod varint;
 
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod document;
 

@@ -13,6 +13,7 @@
 use penstock_proto::reason::Reason;
 
 use super::text::text;
+use crate::decode::varint;
 use crate::limits::NESTING_MAX;
 use crate::record::{Attributes, AttributesForm, RecordView};
 
@@ -232,22 +233,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Ten bytes of seven bits hold 64 bits where the tenth is 0 or 1.
     #[cold]
     #[inline(never)]
     fn varint_of_any_length(&mut self) -> Result<u64, Reason> {
-        let mut value = 0;
-        for (index, &byte) in self.rest.iter().enumerate() {
-            if index == 9 && byte > 1 {
-                return Err(Reason::MalformedPayload);
-            }
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if byte < 0x80 {
-                self.rest = &self.rest[index + 1..];
-                return Ok(value);
-            }
-        }
-        Err(Reason::TruncatedPayload)
+        let (value, rest) = varint::of_any_length(self.rest)?;
+        self.rest = rest;
+        Ok(value)
     }
 
     #[inline(always)]

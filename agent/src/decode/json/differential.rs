@@ -14,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Scratch, severity, time};
+use crate::decode::damage::cases;
 use crate::limits::NESTING_MAX;
 use crate::record::RecordView;
 
@@ -378,11 +379,6 @@ fn damaged(payload: String) -> impl Strategy<Value = Vec<u8>> {
         }
         bytes
     })
-}
-
-/// `PROPTEST_CASES` can only add to them.
-fn cases() -> ProptestConfig {
-    ProptestConfig::with_cases(ProptestConfig::default().cases.max(1000))
 }
 
 proptest! {

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use crate::decode::damage::{any_damage, cases};
 use crate::record::RecordView;
 
 fn owned(view: &RecordView<'_>) -> LogRecord {
@@ -208,53 +209,6 @@ fn any_field() -> impl Strategy<Value = Field> {
     })
 }
 
-#[derive(Clone, Debug)]
-enum Damage {
-    Flip(prop::sample::Index, u8),
-    Cut(prop::sample::Index, usize),
-    Insert(prop::sample::Index, Vec<u8>),
-    Truncate(prop::sample::Index),
-}
-
-impl Damage {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        if bytes.is_empty() {
-            return;
-        }
-        match self {
-            Self::Flip(at, bit) => {
-                let at = at.index(bytes.len());
-                bytes[at] ^= 1 << bit;
-            }
-            Self::Cut(at, len) => {
-                let at = at.index(bytes.len());
-                bytes.drain(at..bytes.len().min(at + len));
-            }
-            Self::Insert(at, new) => {
-                let at = at.index(bytes.len());
-                bytes.splice(at..at, new.iter().copied());
-            }
-            Self::Truncate(at) => bytes.truncate(at.index(bytes.len())),
-        }
-    }
-}
-
-fn any_damage() -> impl Strategy<Value = Damage> {
-    let at = any::<prop::sample::Index>;
-    prop_oneof![
-        4 => (at(), 0..8u8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
-        1 => (at(), 1..6usize).prop_map(|(at, len)| Damage::Cut(at, len)),
-        1 => (at(), prop::collection::vec(any::<u8>(), 1..6))
-            .prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
-        1 => at().prop_map(Damage::Truncate),
-    ]
-}
-
-/// `PROPTEST_CASES` can only add to them.
-fn cases() -> ProptestConfig {
-    ProptestConfig::with_cases(ProptestConfig::default().cases.max(1000))
-}
-
 proptest! {
     #![proptest_config(cases())]
 
@@ -267,7 +221,7 @@ proptest! {
     #[test]
     fn damaged_batches(
         batch in any_batch(),
-        damage in prop::collection::vec(any_damage(), 1..4),
+        damage in any_damage(),
     ) {
         let mut payload = batch.encode_to_vec();
         damage.iter().for_each(|damage| damage.apply(&mut payload));
