@@ -6,8 +6,7 @@ use std::io;
 use penstock_proto::wire::ZSTD_RATIO_MAX;
 use zstd::bulk;
 
-/// zstd's own default: of batches of log lines it makes about a tenth less than level 1, for half of
-/// the speed, and a producer compresses far less than an agent reads.
+/// zstd's own default: a producer compresses far less than an agent reads.
 pub const ZSTD_LEVEL_DEFAULT: i32 = 3;
 
 pub(crate) struct Compressor {

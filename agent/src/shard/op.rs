@@ -307,7 +307,7 @@ pub struct Now {
 /// The fence: all a worker ever sees of a kernel. `uring::Ring` is the real one, the simulator in
 /// `tests/` the other.
 pub trait Kernel {
-    /// Queues an op; nothing happens before `wait`.
+    /// Queues an op; what has a completion is not begun before `wait`.
     fn push(&mut self, op: Op);
     /// Submits what was pushed and waits for a completion, at most `timeout` (`None`: for ever).
     /// An error means that the ring itself is broken.
