@@ -149,3 +149,52 @@ fn deal(memories: &[Memory], shards: u16) -> Vec<Memory> {
     }
     parts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::journal::dedup::Remembered;
+    use crate::sink::Cursor;
+    use crate::sink::file::cursor::SavedCursor;
+
+    /// What `sync = "never"` and a power loss leave: a sink that has more than the journal.
+    #[test]
+    fn a_journal_goes_on_behind_what_a_sink_has_delivered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = DataFolder::open(folder.path()).expect("a data folder");
+        let sinks = config::builtin().sinks;
+        let cursors = folder.path().join(CURSORS_FOLDER);
+        std::fs::create_dir(&cursors).expect("the cursors' folder");
+        let cursor = Cursor {
+            position: 40_960,
+            records: 7,
+        };
+        let saved = SavedCursor {
+            cursor,
+            output: None,
+        };
+        CursorFile::new(cursors, &sinks[0].name, 0)
+            .store(&mut RealDisk, &saved)
+            .expect("a cursor");
+        let inherited = recall(&data, &sinks, 2, 8, Duration::MAX, 0).expect("nothing is wrong");
+        let starts = inherited.shards.iter();
+        let starts: Vec<_> = starts.map(|(s, _)| (s.position, s.records)).collect();
+        assert_eq!(starts, [(40_960, 7), (0, 0)]);
+    }
+
+    #[test]
+    fn what_moved_away_stays_as_far_as_there_is_room_and_what_is_ones_own_goes_first() {
+        let seen = |seen_unix_ns| Remembered {
+            seen_unix_ns,
+            ..Remembered::default()
+        };
+        let mut part = Memory::from([(1, seen(10)), (2, seen(20))]);
+        let own = Memory::from([(1, seen(9)), (3, seen(30)), (4, seen(40))]);
+        keep_own(&mut part, own, 3);
+        // Dealt out, a window has been merged from all journals: it is not replaced by one of them.
+        assert_eq!((&part[&1], &part[&2]), (&seen(10), &seen(20)));
+        assert_eq!(part.len(), 3);
+        assert!(part.contains_key(&3) || part.contains_key(&4));
+    }
+}
