@@ -5,6 +5,10 @@ use agent_common::frame::{FRAME_HEADER_LEN, UDP_PAYLOAD_LEN_MAX};
 use crate::journal::dedup::snapshot::{PART_HEADER_LEN, PRODUCER_LEN_MAX};
 use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 
+/// Requests to the control thread that wait; further ones wait with their connections, of which
+/// there are as few.
+pub const CONTROL_REQUESTS: usize = 8;
+
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
 pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;
 /// The longest frame there is.

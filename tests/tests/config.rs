@@ -11,6 +11,7 @@ use penstock::config::settings::{
 };
 use penstock::config::{self, LoadError};
 use penstock::exit::{Exit, Failure};
+use penstock::gate::policy::GatePolicy;
 use penstock::limits;
 use proptest::prelude::*;
 
@@ -36,6 +37,7 @@ fn builtin() -> Settings {
         stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
+            socket: None,
         },
         journal: JournalSettings {
             max_size: 8 * GIB,
@@ -53,6 +55,7 @@ fn builtin() -> Settings {
         ],
         gate: GateSettings {
             mode: GateMode::Auto,
+            policy: GatePolicy::default(),
         },
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
@@ -141,6 +144,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "[sinks.upstream]",
         "type = \"penstock\"",
         "to =",
+        "socket =",
         "schemas_dir =",
         "[schemas.",
         "fields =",
@@ -162,7 +166,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            29,
+            30,
             "a new key: does this test still say enough?"
         );
         for key in keys {

@@ -171,7 +171,11 @@ impl Agent {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                admin::serve(listener, state, shutdown).await
+                let folder = tempfile::tempdir()?;
+                let control = admin::bind_control(&folder.path().join("control.sock"))
+                    .expect("the control socket");
+                let (ask, _asked) = tokio::sync::mpsc::channel(1);
+                admin::serve(listener, control, state, ask, shutdown).await
             })
         });
         Self {

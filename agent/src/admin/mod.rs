@@ -1,9 +1,10 @@
 //! The admin HTTP server, on the control thread: `/metrics`, `/healthz`, `/readyz` and
 //! `/api/v1/status`. It asks nobody for a password: its address is loopback unless configured
-//! otherwise.
+//! otherwise. What changes the agent goes over the control socket instead.
 
 mod readiness;
 mod route;
+mod socket;
 mod status;
 
 use std::future::Future;
@@ -14,11 +15,15 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::daemon::request::Ask;
 use crate::metric::Registry;
 pub use readiness::{Condition, Readiness};
+pub use socket::{ControlSocket, bind_control};
 pub use status::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 
 /// What the server is bounded by.
@@ -52,23 +57,63 @@ pub struct AdminState {
     pub source: Arc<dyn StatusSource>,
 }
 
-/// Answers until `shutdown` is done, then finishes what is under way, for a second at most. The
-/// caller binds the listener, so that a port in use gets its exit code.
+/// Answers on both sockets until `shutdown` is done, then finishes what is under way, for a second
+/// at most. The caller binds them, so that a port in use gets its exit code.
+///
+/// What changes the agent is served on the control socket only, whose file says who may.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
+    control: ControlSocket,
     state: AdminState,
+    ask: mpsc::Sender<Ask>,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    serve_within(LIMITS, listener, state, shutdown).await
+    let (stop, stopped) = watch::channel(());
+    let until = |mut stopped: watch::Receiver<()>| async move {
+        let _ = stopped.changed().await;
+    };
+    let changes = UnixListener::from_std(control.listener.try_clone()?)?;
+    let control_router = route::control_router(state.clone(), ask);
+    let router = route::router(state);
+    let (answers, changed, ()) = tokio::join!(
+        serve_within(LIMITS, listener, router, until(stopped.clone())),
+        serve_within(LIMITS, changes, control_router, until(stopped)),
+        async {
+            shutdown.await;
+            drop(stop);
+        },
+    );
+    answers.and(changed)
+}
+
+/// A socket that connections are accepted from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    fn accept(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn accept(&self) -> std::io::Result<Self::Stream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn accept(&self) -> std::io::Result<Self::Stream> {
+        Ok(Self::accept(self).await?.0)
+    }
 }
 
 async fn serve_within(
     limits: Limits,
-    listener: tokio::net::TcpListener,
-    state: AdminState,
+    listener: impl Accept,
+    router: axum::Router,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let router = route::router(state);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -84,7 +129,7 @@ async fn serve_within(
         };
         let slot = slot.expect("the semaphore is never closed");
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) if is_transient(&error) => {
                 // Out of descriptors, or a peer that is gone already: neither ends the server, and
                 // the wait keeps the first from spinning.
@@ -202,7 +247,7 @@ mod tests {
                     let shutdown = async {
                         let _ = stopped.await;
                     };
-                    serve_within(limits, listener, state, shutdown).await
+                    serve_within(limits, listener, route::router(state), shutdown).await
                 })
             });
             Self {

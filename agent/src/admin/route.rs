@@ -3,10 +3,12 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
-use axum::routing::{Router, get};
+use axum::routing::{Router, get, post};
 use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{AdminState, Condition};
+use crate::daemon::request::{Ask, Refused, Request};
 
 pub fn router(state: AdminState) -> Router {
     Router::new()
@@ -17,6 +19,31 @@ pub fn router(state: AdminState) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state)
+}
+
+/// The same and what changes the agent: for the control socket.
+pub fn control_router(state: AdminState, ask: mpsc::Sender<Ask>) -> Router {
+    let changes = Router::new()
+        .route("/api/v1/control", post(control))
+        .with_state(ask);
+    router(state).merge(changes)
+}
+
+/// Hands a request to the control thread, and its answer back.
+async fn control(
+    State(ask): State<mpsc::Sender<Ask>>,
+    Json(request): Json<Request>,
+) -> impl IntoResponse {
+    let (reply, answered) = oneshot::channel();
+    let stopping = || Err(Refused("the agent is stopping".to_owned()));
+    let answer = match ask.send(Ask { request, reply }).await {
+        Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
+        Err(_) => stopping(),
+    };
+    match answer {
+        Ok(value) => (StatusCode::OK, Json(value)),
+        Err(Refused(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))),
+    }
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {

@@ -80,6 +80,20 @@ pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
     show: |address| quote(&address.to_string()),
 };
 
+pub const ADMIN_SOCKET: Key<PathBuf> = Key {
+    path: "admin.socket",
+    // `control.sock` in the data folder.
+    default: None,
+    parse: |leaf| match text(leaf, "/run/penstock/control.sock")? {
+        "" => Err(Wrong::new(
+            "an empty path",
+            "write as in \"/run/penstock/control.sock\"",
+        )),
+        path => Ok(PathBuf::from(path)),
+    },
+    show: |path| quote(&path.to_string_lossy()),
+};
+
 pub const JOURNAL_MAX_SIZE: Key<u64> = Key {
     path: "journal.max_size",
     default: Some("8GiB"),
@@ -318,6 +332,7 @@ pub const KNOWN: &[&str] = &[
     MEMORY_MAX.path,
     STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
+    ADMIN_SOCKET.path,
     JOURNAL_MAX_SIZE.path,
     JOURNAL_MIN_FREE.path,
     JOURNAL_ON_FULL.path,

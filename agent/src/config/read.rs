@@ -14,6 +14,7 @@ use super::settings::{
     Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
+use crate::gate::policy::GatePolicy;
 use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
@@ -73,6 +74,7 @@ impl Reader {
             memory_max: self.value(&key::MEMORY_MAX, ""),
             admin: AdminSettings {
                 address: self.value(&key::ADMIN_ADDRESS, ""),
+                socket: self.given(&key::ADMIN_SOCKET, ""),
             },
             journal: JournalSettings {
                 max_size: self.value(&key::JOURNAL_MAX_SIZE, ""),
@@ -86,6 +88,7 @@ impl Reader {
             },
             gate: GateSettings {
                 mode: self.value(&key::GATE_MODE, ""),
+                policy: GatePolicy::default(),
             },
             listeners: self.listeners(),
             sinks: self.sinks(),

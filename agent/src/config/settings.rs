@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::decode::avro::plan::Mapping;
+use crate::gate::policy::GatePolicy;
 use crate::limits;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
@@ -29,6 +30,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where a person's requests come in.
+    pub fn admin_socket(&self) -> PathBuf {
+        let own = || self.data_dir.join("control.sock");
+        self.admin.socket.clone().unwrap_or_else(own)
+    }
+
     /// How many shards to run on a host that gives this process `cores` cores.
     pub fn shard_count(&self, cores: u16) -> u16 {
         match self.shards {
@@ -55,6 +62,8 @@ pub enum Shards {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
     pub address: SocketAddr,
+    /// The control socket, where it is not `control.sock` in the data folder.
+    pub socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +138,7 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateSettings {
     pub mode: GateMode,
+    pub policy: GatePolicy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

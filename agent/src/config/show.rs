@@ -17,6 +17,9 @@ pub fn show(settings: &Settings) -> String {
     line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
+    if let Some(path) = &settings.admin.socket {
+        line(&mut out, &key::ADMIN_SOCKET, path);
+    }
     out.push_str("\n[journal]\n");
     let journal = &settings.journal;
     line(&mut out, &key::JOURNAL_MAX_SIZE, &journal.max_size);

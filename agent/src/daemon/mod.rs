@@ -6,12 +6,17 @@
 //! stop    gate closing ─▶ shards drain, sync, acknowledge ─▶ sinks deliver and seal ─▶ exit 0
 //! ```
 
+mod agent;
 mod control;
 pub mod data;
 mod disk;
+mod left_behind;
 mod listen;
 pub mod recall;
+pub mod request;
 mod shards;
+mod signal;
+mod sinks;
 mod status;
 
 pub use control::run;

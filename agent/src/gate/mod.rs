@@ -10,6 +10,7 @@ pub mod error;
 mod kernel;
 pub mod log;
 pub mod object;
+pub mod policy;
 mod proc_drops;
 pub mod standin;
 

@@ -7,14 +7,12 @@ use penstock_proto::reason::Reason;
 
 use crate::decode::{Decoder, Payload};
 use crate::frame::Frame;
+use crate::gate::policy::KEEP_ALL;
 use crate::journal::dedup::{Judgement, Known};
 use crate::journal::format::Envelope;
 use crate::journal::writer::{Room, Ticket, Writer};
 use crate::shard::counters::ShardCounters;
 use crate::shard::op::{ListenerId, Now};
-
-/// All frames are kept: the ratio that shedding lowers, in sixteenths.
-const KEEP_ALL: u8 = 16;
 
 /// From whom a frame came, and over what.
 #[derive(Clone, Copy, Debug)]

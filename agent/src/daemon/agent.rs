@@ -1,0 +1,321 @@
+//! Everything that runs: how it is started, watched and stopped.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::admin::{self, AdminState, Condition, ControlSocket, Readiness};
+use crate::config::settings::OnFull;
+use crate::config::{self, Loaded};
+use crate::daemon::data::DataFolder;
+use crate::daemon::disk::DiskWatch;
+use crate::daemon::left_behind::LeftBehind;
+use crate::daemon::listen;
+use crate::daemon::recall::recall;
+use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
+use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
+use crate::daemon::status::{Shared, Views};
+use crate::exit::{Exit, Failure};
+use crate::gate::{self, Gate, GateKind};
+use crate::journal::feed::JournalMarks;
+use crate::journal::recovery::retire::retire;
+use crate::journal::writer::JournalPlan;
+use crate::limits;
+use crate::metric::{Registry, ShardPublisher};
+use crate::schema::registry::Registry as SchemaRegistry;
+use crate::schema::watch::Watch;
+use crate::shard::handover::Handover;
+use crate::shard::op::ListenerId;
+use crate::sink::StopDeadline;
+
+/// How often readiness is looked at while the agent starts, and how long that may take before the
+/// log says what is missing.
+const READY_INTERVAL: Duration = Duration::from_millis(2);
+const READY_WAIT: Duration = Duration::from_secs(1);
+/// How long before the end of `stop_timeout` sinks stop delivering: one that hangs in a call is
+/// waited for until then. What they did not deliver stays in the journal, for the next start.
+const SINK_HANG: Duration = Duration::from_secs(2);
+/// Everything that runs.
+pub struct Agent {
+    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
+    registry: Arc<Registry>,
+    admin: Option<std::net::TcpListener>,
+    admin_address: SocketAddr,
+    control_socket: Option<ControlSocket>,
+    shards: Vec<Shard>,
+    sinks: Vec<(String, SinkThread)>,
+    sink_stop: Arc<StopDeadline>,
+    disk: DiskWatch,
+    stop_timeout: Duration,
+    data: DataFolder,
+    /// Looked at by `watch` only, until they are done with.
+    left_behind: Mutex<Vec<LeftBehind>>,
+    /// Ends with the agent.
+    _schemas: Watch,
+}
+
+impl Agent {
+    /// In this order: what can be wrong without harm first, what others see last.
+    pub fn start(loaded: &Loaded) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let settings = &loaded.settings;
+        for warning in config::warnings(settings) {
+            tracing::warn!("{warning}");
+        }
+        let shard_count = settings.shard_count(config::cores());
+        let data = DataFolder::open(&settings.data_dir)?;
+        let admin = bind_admin(settings.admin.address)?;
+        let admin_address = admin
+            .local_addr()
+            .map_err(|error| Failure::io("look up the admin address", &error))?;
+        let control_socket = admin::bind_control(&settings.admin_socket())?;
+        let size_max = settings.journal.max_size / u64::from(shard_count);
+        let inherited = recall(
+            &data,
+            &settings.sinks,
+            shard_count,
+            limits::producers_max(limits::segment_len(size_max)),
+            settings.journal.producer_expiry,
+            unix_ns_now(),
+        )?;
+        let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
+            .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
+        let gate_kind = gate.kind();
+        let registry = Arc::new(Registry::new());
+        let mut bound = Vec::new();
+        for (index, listener) in settings.listeners.iter().enumerate() {
+            let id = ListenerId(index as u16);
+            let listening = listen::bind(id, listener, shard_count, &mut gate)?;
+            tracing::info!(listener = %listener.name, address = %listening.address, "listening");
+            bound.push(listening);
+        }
+
+        let sink_stop = Arc::new(StopDeadline::default());
+        let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
+        let disk = DiskWatch::new(
+            settings.journal.min_free,
+            u64::from(shard_count) * segment_len,
+        );
+        disk.look(data.path());
+        let schemas = SchemaRegistry::open(settings, data.path());
+        let delivered = schemas.delivered().clone();
+        let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
+        let handovers = Handover::for_shards(shard_count);
+        let mut shards = Vec::new();
+        let mut marks = Vec::new();
+        for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
+            let shard_marks = Arc::new(JournalMarks::new(start.position, start.records));
+            if settings.journal.on_full == OnFull::DropOldest {
+                // What an earlier life has dropped is told apart from what is missing.
+                if let Some((oldest, _)) = data.oldest(shard)? {
+                    shard_marks.drop_until(oldest);
+                }
+            }
+            let feeds = sinks.start(shard, &shard_marks)?;
+            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
+            let stand_in = gate_kind == GateKind::UserSpace;
+            shards.push(Shard::start(ShardPlan {
+                shard,
+                shards: shard_count,
+                folder: data.shard_folder(shard),
+                journal: JournalPlan {
+                    commit_interval: settings.journal.commit_interval,
+                    commit_size: settings.journal.commit_size as usize,
+                    sync: settings.journal.sync,
+                    sync_interval: settings.journal.sync_interval,
+                    segment_len: limits::segment_len(size_max),
+                    size_max,
+                    start,
+                    recalled,
+                    feeds,
+                    marks: Arc::clone(&shard_marks),
+                    disk_low: Arc::clone(disk.low()),
+                    on_full: settings.journal.on_full,
+                    // A hasher of the standard library is seeded by the kernel's random numbers.
+                    salt_seed: RandomState::new().build_hasher().finish(),
+                },
+                handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
+                schemas: schemas.accepted().clone(),
+                listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
+                observer: Box::new(publisher),
+                stop_timeout: settings.stop_timeout,
+            })?);
+            marks.push(shard_marks);
+        }
+        let mut left_behind = Vec::new();
+        for (shard, start) in inherited.left_behind {
+            if !start.existing.is_empty() {
+                let barrier = inherited.barrier.clone();
+                left_behind.push(LeftBehind::deliver(shard, start, barrier, &mut sinks)?);
+            }
+        }
+
+        let views = Views {
+            sinks: sinks.views,
+            schemas: Arc::clone(schemas.view()),
+            disk: disk.space(),
+        };
+        let schemas = Watch::start(schemas)
+            .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
+        Ok(Self {
+            shared: Arc::new(shared),
+            readiness: Arc::new(Readiness::default()),
+            registry,
+            admin: Some(admin),
+            admin_address,
+            control_socket: Some(control_socket),
+            shards,
+            sinks: sinks.threads,
+            sink_stop,
+            disk,
+            stop_timeout: settings.stop_timeout,
+            data,
+            left_behind: Mutex::new(left_behind),
+            _schemas: schemas,
+        }
+        .listening())
+    }
+
+    fn listening(self) -> Self {
+        self.readiness.set(Condition::ListenersBound, true);
+        self
+    }
+
+    pub fn admin_listener(&mut self) -> Result<tokio::net::TcpListener, Failure> {
+        let listener = self.admin.take().expect("taken once, at the start");
+        tokio::net::TcpListener::from_std(listener)
+            .map_err(|error| Failure::io("serve the admin address", &error))
+    }
+
+    pub fn control_socket(&mut self) -> ControlSocket {
+        self.control_socket
+            .take()
+            .expect("taken once, at the start")
+    }
+
+    pub fn admin_state(&self) -> AdminState {
+        AdminState {
+            registry: Arc::clone(&self.registry),
+            readiness: Arc::clone(&self.readiness),
+            source: Arc::clone(&self.shared) as Arc<dyn admin::StatusSource>,
+        }
+    }
+
+    /// Hands on what the eBPF programs log.
+    pub fn gate_logger(&self) -> Option<tokio::task::JoinHandle<()>> {
+        let logger = self.shared.gate().take_logger()?;
+        Some(tokio::spawn(async move {
+            if let Err(error) = gate::log::forward(logger).await {
+                tracing::warn!("the gate's log cannot be read: {error}");
+            }
+        }))
+    }
+
+    /// Says how the start went, once the journal takes frames or has had time to.
+    pub async fn wait_until_ready(&self) -> Result<(), Failure> {
+        while !self.readiness.is_ready() && self.shared.started.elapsed() < READY_WAIT {
+            self.watch()?;
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+        let milliseconds = self.shared.started.elapsed().as_millis() as u64;
+        let (shards, admin) = (self.shards.len(), self.admin_address);
+        let gate = self.shared.gate_kind.label();
+        match self.readiness.is_ready() {
+            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            false => tracing::warn!(
+                milliseconds, shards, gate, %admin,
+                "not ready yet: the journal is not writable, senders are told to try later",
+            ),
+        }
+        Ok(())
+    }
+
+    /// Looks at the disk and at the shards; an error means that the agent cannot go on.
+    pub fn watch(&self) -> Result<(), Failure> {
+        self.disk.look(self.data.path());
+        self.retire_left_behind();
+        let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
+        self.readiness.set(Condition::JournalWritable, writable);
+        match self.shards.iter().position(Shard::is_finished) {
+            Some(shard) => Err(Failure::new(
+                Exit::Software,
+                format!("shard {shard} has ended by itself; stopping the others"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of the journals of shards that are gone, each once nobody needs it.
+    fn retire_left_behind(&self) {
+        let mut all = self
+            .left_behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|left| {
+            if !left.is_done() {
+                return true;
+            }
+            let shard = left.shard;
+            match retire(&self.data.shard_folder(shard), shard, &left.start) {
+                Ok(()) => tracing::info!(shard, "the journal of a shard that is gone is delivered"),
+                Err(error) => {
+                    tracing::error!(shard, "the next start tries again: {error}");
+                }
+            }
+            false
+        });
+    }
+
+    /// Closes the gate, then the shards, then the sinks.
+    pub async fn stop(&mut self) -> Result<(), Failure> {
+        self.readiness.set(Condition::ListenersBound, false);
+        self.shared.close_gate();
+        let end = Instant::now() + self.stop_timeout;
+        for shard in &self.shards {
+            shard.stop();
+        }
+        let shards = std::mem::take(&mut self.shards);
+        let sinks = std::mem::take(&mut self.sinks);
+        let sink_stop = Arc::clone(&self.sink_stop);
+        let joined = tokio::task::spawn_blocking(move || {
+            let mut outcome = Ok(());
+            for shard in shards {
+                // The writer goes with its shard, and with it the feeds: sinks see the end.
+                if let Err(error) = shard.join() {
+                    outcome = Err(Failure::io("a shard's ring", &error));
+                }
+            }
+            sink_stop.set(end - SINK_HANG);
+            for (name, thread) in sinks {
+                if let Err(failure) = join_sink(&name, thread, end) {
+                    outcome = outcome.and(Err(failure));
+                }
+            }
+            outcome
+        });
+        let outcome = joined
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.shared.close_sockets();
+        outcome
+    }
+}
+
+/// 0 where the clock stands before 1970.
+fn unix_ns_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
+    let bound = std::net::TcpListener::bind(address);
+    let listener =
+        bound.map_err(|error| Failure::io(format!("admin: cannot listen on {address}"), &error))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| Failure::io("make the admin socket non-blocking", &error))?;
+    Ok(listener)
+}

@@ -1,0 +1,39 @@
+//! What a person asks of the running agent, over the control socket or by a signal: answered by the
+//! control thread between two looks at everything else, one at a time.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::daemon::agent::Agent;
+
+/// The closed list of requests.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Read the configuration again and apply what has changed.
+    Reload,
+}
+
+/// Why nothing was changed, in one line or more, for a person.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused(pub String);
+
+pub type Answer = Result<Value, Refused>;
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub struct Ask {
+    pub request: Request,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+impl Agent {
+    pub fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Reload => Err(Refused(
+                "this version reloads nothing; restart to change settings".to_owned(),
+            )),
+        }
+    }
+}
