@@ -4,6 +4,7 @@
 use std::path::Path;
 
 pub mod ingest;
+pub mod rig;
 
 /// A log event before it is encoded.
 #[derive(Clone, Debug)]
