@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+pub mod gate;
 pub mod ingest;
 pub mod rig;
 

@@ -1,5 +1,6 @@
 //! `penstock load`, as a child on its own core.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,8 @@ pub struct Sent {
     pub bytes_sent: u64,
     pub records_acknowledged: u64,
     pub frames_tried_later: u64,
+    /// By reason.
+    pub hostile_frames_sent: BTreeMap<String, u64>,
     pub seconds: f64,
     pub ack_latency: Option<AckLatency>,
     /// The generator's own.

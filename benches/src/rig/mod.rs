@@ -26,6 +26,11 @@ pub fn target_folder() -> PathBuf {
     folder.unwrap_or_else(|| PathBuf::from("target"))
 }
 
+/// Where results are kept: in the repository, beside the benchmarks.
+pub fn results_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results")
+}
+
 /// `PENSTOCK_BIN`, else the release build beside this benchmark.
 pub fn binary() -> anyhow::Result<PathBuf> {
     let path = match std::env::var_os("PENSTOCK_BIN") {
