@@ -9,6 +9,7 @@ mod build_ebpf;
 mod coverage;
 mod crash;
 mod demo;
+mod dist;
 mod host;
 mod metrics_text;
 mod outcome;
@@ -39,6 +40,7 @@ enum Command {
     Crash(crash::Arguments),
     Coverage(coverage::Arguments),
     Bench(bench::Arguments),
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Crash(arguments) => crash::run(arguments),
         Command::Coverage(arguments) => coverage::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Dist(arguments) => dist::run(arguments),
     };
     outcome::exit_code(outcome)
 }
