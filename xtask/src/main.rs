@@ -8,6 +8,7 @@ mod build_ebpf;
 mod coverage;
 mod crash;
 mod demo;
+mod dist;
 mod host;
 mod metrics_text;
 mod outcome;
@@ -37,6 +38,7 @@ enum Command {
     Sim(sim::Arguments),
     Crash(crash::Arguments),
     Coverage(coverage::Arguments),
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(arguments),
         Command::Crash(arguments) => crash::run(arguments),
         Command::Coverage(arguments) => coverage::run(arguments),
+        Command::Dist(arguments) => dist::run(arguments),
     };
     outcome::exit_code(outcome)
 }
