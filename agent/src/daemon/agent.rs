@@ -16,6 +16,7 @@ use crate::daemon::recall::recall;
 use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
 use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
+use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
 use crate::journal::feed::JournalMarks;
@@ -45,6 +46,7 @@ pub struct Agent {
     admin_address: SocketAddr,
     control_socket: Option<ControlSocket>,
     shards: Vec<Shard>,
+    store: SocketStore,
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
@@ -58,7 +60,7 @@ pub struct Agent {
 
 impl Agent {
     /// In this order: what can be wrong without harm first, what others see last.
-    pub fn start(loaded: &Loaded) -> Result<Self, Failure> {
+    pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
         for warning in config::warnings(settings) {
@@ -84,13 +86,15 @@ impl Agent {
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
         let registry = Arc::new(Registry::new());
+        store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
             let id = ListenerId(index as u16);
-            let listening = listen::bind(id, listener, shard_count, &mut gate)?;
+            let listening = listen::bind(id, listener, shard_count, &mut gate, &mut store)?;
             tracing::info!(listener = %listener.name, address = %listening.address, "listening");
             bound.push(listening);
         }
+        store.report();
 
         let sink_stop = Arc::new(StopDeadline::default());
         let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
@@ -139,7 +143,8 @@ impl Agent {
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
-                observer: Box::new(publisher),
+                observer: publisher,
+                sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,
             })?);
             marks.push(shard_marks);
@@ -168,6 +173,7 @@ impl Agent {
             admin_address,
             control_socket: Some(control_socket),
             shards,
+            store,
             sinks: sinks.threads,
             sink_stop,
             disk,
@@ -248,6 +254,25 @@ impl Agent {
         }
     }
 
+    /// How it stands, for the service manager.
+    pub fn standing(&self) -> Standing {
+        let missing = self.readiness.missing();
+        let missing: Vec<&str> = missing.map(Condition::words_of_lack).collect();
+        let is_ready = missing.is_empty();
+        let mut status = match is_ready {
+            true => format!("Ready: {}", self.shared.summary()),
+            false => format!("NOT READY: {}", missing.join(", ")),
+        };
+        if let Some(cause) = self.shared.marks.iter().find_map(|marks| marks.refusal()) {
+            status.push_str(&format!("; the journal takes nothing: {}", cause.label()));
+        }
+        Standing {
+            is_ready,
+            turns: self.shards.iter().map(Shard::turns).collect(),
+            status,
+        }
+    }
+
     /// Lets go of the journals of shards that are gone, each once nobody needs it.
     fn retire_left_behind(&self) {
         let mut all = self
@@ -269,10 +294,12 @@ impl Agent {
         });
     }
 
-    /// Closes the gate, then the shards, then the sinks.
+    /// Closes the gate, unless the sockets go on in the next life; then the shards, then the sinks.
     pub async fn stop(&mut self) -> Result<(), Failure> {
         self.readiness.set(Condition::ListenersBound, false);
-        self.shared.close_gate();
+        if !self.store.is_complete() {
+            self.shared.close_gate();
+        }
         let end = Instant::now() + self.stop_timeout;
         for shard in &self.shards {
             shard.stop();

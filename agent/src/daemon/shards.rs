@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::config::settings::ListenerSettings;
 use crate::daemon::listen::Bound;
+use crate::daemon::pulse::Pulse;
 use crate::exit::{Exit, Failure};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
@@ -57,6 +58,7 @@ pub struct Shard {
     thread: JoinHandle<io::Result<()>>,
     waker: Waker,
     stop: Arc<AtomicBool>,
+    pulse: Pulse,
 }
 
 /// What a shard is made of; everything in it goes to its thread.
@@ -69,7 +71,9 @@ pub struct ShardPlan {
     pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
-    pub observer: Box<dyn Observe + Send>,
+    pub observer: ShardPublisher,
+    /// Its sockets outlive the process.
+    pub sockets_kept: bool,
     pub stop_timeout: Duration,
 }
 
@@ -104,6 +108,8 @@ impl Shard {
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let thread_stop = Arc::clone(&stop);
+        let pulse = Pulse::default();
+        let observer = pulse.taken_from(plan.observer);
         let shard = plan.shard;
         let thread = thread::Builder::new()
             .name(format!("shard-{shard:02}"))
@@ -137,10 +143,11 @@ impl Shard {
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,
                     stop: thread_stop,
-                    observer: plan.observer,
+                    observer,
                 };
                 Worker::new(ring, blocks, worker_plan)
                     .with_stop_timeout(plan.stop_timeout)
+                    .with_sockets_kept(plan.sockets_kept)
                     .run()
                     .map_err(io::Error::from)
             })
@@ -150,6 +157,7 @@ impl Shard {
                 thread,
                 waker,
                 stop,
+                pulse,
             }),
             Ok(Err(error)) => Err(Failure::new(
                 Exit::Unavailable,
@@ -169,6 +177,11 @@ impl Shard {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Its turns so far.
+    pub fn turns(&self) -> u64 {
+        self.pulse.turns()
     }
 
     pub fn is_finished(&self) -> bool {

@@ -137,6 +137,20 @@ impl Shared {
         }
     }
 
+    /// What runs, and how far behind the sinks are, in one line.
+    pub fn summary(&self) -> String {
+        let behind: u64 = self.sinks.iter().map(SinkView::lag_records).sum();
+        format!(
+            "{} listeners on {} shards by {IO}, gate in {}; sinks {behind} records behind",
+            self.listeners.len(),
+            self.marks.len(),
+            match self.gate_kind {
+                GateKind::Kernel => "the kernel",
+                GateKind::UserSpace => "user space",
+            },
+        )
+    }
+
     pub fn gate(&self) -> MutexGuard<'_, Gate> {
         lock(&self.gate)
     }
