@@ -9,4 +9,5 @@ pub mod bundle;
 pub mod classify;
 pub mod frame;
 pub mod layout;
+pub mod shed;
 pub mod verdict;
