@@ -4,6 +4,7 @@
 mod address;
 mod gate;
 mod schema;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
 use address::{parse_forward_targets, parse_listener_address, socket_address};
 pub use gate::*;
+pub use tenant::*;
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -361,6 +363,13 @@ pub const KNOWN: &[&str] = &[
     gate::KNOWN[25],
     gate::KNOWN[26],
     gate::KNOWN[27],
+    tenant::KNOWN[0],
+    tenant::KNOWN[1],
+    tenant::KNOWN[2],
+    tenant::KNOWN[3],
+    tenant::KNOWN[4],
+    tenant::KNOWN[5],
+    tenant::KNOWN[6],
     SINK_TYPE.path,
     SINK_TO.path,
     SINK_FORMAT.path,

@@ -3,6 +3,7 @@
 
 mod gate;
 mod schemas;
+mod tenants;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -91,6 +92,7 @@ impl Reader {
                 policy: self.gate_policy(),
             },
             listeners: self.listeners(),
+            tenants: self.tenants(),
             sinks: self.sinks(),
             schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
             schemas: self.schemas(),
@@ -272,6 +274,7 @@ impl Reader {
         }
         self.capacity(settings);
         self.schema_relations(settings);
+        self.tenant_relations(settings);
         for sink in settings
             .sinks
             .iter()

@@ -1,6 +1,7 @@
 //! Settings to TOML that reads back to the same settings.
 
 mod gate;
+mod tenants;
 
 use std::fmt::Write;
 
@@ -49,6 +50,7 @@ pub fn show(settings: &Settings) -> String {
         }
     }
     gate::gate(&mut out, &settings.gate);
+    tenants::tenants(&mut out, &settings.tenants);
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);

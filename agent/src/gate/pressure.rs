@@ -1,7 +1,8 @@
 //! From what a shard has in use to how hard pressed it is, and from that to what is kept of each
 //! priority. No clock, no sockets: numbers in, numbers out.
 
-use agent_common::shed::{Keep, PRESSURE_MAX, ramps};
+use agent_common::keep::Keep;
+use agent_common::ramp::{PRESSURE_MAX, ramps};
 
 /// How full things are, each from 0 to `PRESSURE_MAX`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Regulator {
     pub fn new(now_ns: u64) -> Self {
         Self {
             pressure: 0.0,
-            keep: ramps(0),
+            keep: Keep::ALL,
             at_ns: now_ns,
         }
     }
@@ -102,9 +103,11 @@ impl Regulator {
         self.pressure = found.max(self.pressure + (found - self.pressure) * falls);
         let low = ramps(self.pressure().saturating_add(HYSTERESIS));
         let high = ramps(self.pressure());
-        for (keep, (low, high)) in self.keep.iter_mut().zip(low.into_iter().zip(high)) {
-            *keep = (*keep).clamp(low, high);
-        }
+        let (low, high) = (low.sixteenths(), high.sixteenths());
+        let keep = self.keep.sixteenths();
+        self.keep = Keep::new(std::array::from_fn(|priority| {
+            keep[priority].clamp(low[priority], high[priority])
+        }));
         self.keep
     }
 
@@ -114,14 +117,14 @@ impl Regulator {
 
     /// Nothing is shed, and time alone will change nothing.
     pub fn is_calm(&self) -> bool {
-        self.keep == ramps(0)
+        self.keep == Keep::ALL
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_common::shed::KEEP_ALL;
+    use agent_common::keep::KEEP_ALL;
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
@@ -148,7 +151,7 @@ mod tests {
             assert_eq!(reading.pressure(), pressure, "{what}");
         }
         // A trickle is not shed.
-        assert_eq!(ramps(240), [KEEP_ALL; 4]);
+        assert_eq!(ramps(240), Keep::ALL);
     }
 
     #[test]
@@ -163,10 +166,10 @@ mod tests {
     fn it_attacks_at_once_and_lets_go_slowly() {
         let mut regulator = Regulator::new(0);
         assert!(regulator.is_calm());
-        assert_eq!(regulator.step(520, 0), [16, 16, 0, 0]);
+        assert_eq!(regulator.step(520, 0), Keep::new([16, 16, 0, 0]));
         let mut seen = Vec::new();
         for ms in 1..=2_000 {
-            let keep = regulator.step(0, ms * MS);
+            let keep = regulator.step(0, ms * MS).sixteenths();
             if seen.last() != Some(&(keep[2], keep[3])) {
                 seen.push((keep[2], keep[3]));
             }
@@ -194,7 +197,7 @@ mod tests {
             lost += (fill - buffer).max(0.0);
             fill = (fill.min(buffer) - taken).max(0.0);
             let pressure = fraction(fill as u64, buffer as u64);
-            let next = regulator.step(pressure, ms * MS);
+            let next = regulator.step(pressure, ms * MS).sixteenths();
             turns += u32::from(next != keep);
             keep = next;
         }
@@ -233,11 +236,11 @@ mod tests {
             let mut now = 0;
             for (found, past) in steps {
                 now += past;
-                let keep = one.step(found, now);
-                let under_more = other.step(found + 40, now);
+                let keep = one.step(found, now).sixteenths();
+                let under_more = other.step(found + 40, now).sixteenths();
                 prop_assert!(keep.is_sorted_by(|a, b| a >= b), "{keep:?}");
                 prop_assert_eq!(keep[0], KEEP_ALL);
-                prop_assert!(keep.iter().zip(ramps(found.min(PRESSURE_MAX))).all(|(keep, at_most)| *keep <= at_most));
+                prop_assert!(keep.iter().zip(ramps(found.min(PRESSURE_MAX)).sixteenths()).all(|(keep, at_most)| *keep <= at_most));
                 prop_assert!(under_more.iter().zip(keep).all(|(more, keep)| *more <= keep));
             }
         }

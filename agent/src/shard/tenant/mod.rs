@@ -79,7 +79,7 @@ pub struct Wait {
 pub struct TenantSlot(u16);
 
 /// What waits for a sink to deliver it comes back in seconds, not in milliseconds.
-const SINK_WAIT_NS: u64 = 1_000_000_000;
+const DELIVERY_WAIT_NS: u64 = 1_000_000_000;
 /// What waits for a sync comes back when the next two are over, by what the last one took.
 const SYNC_WAIT_NS: std::ops::RangeInclusive<u64> = 2_000_000..=1_000_000_000;
 /// Who has nothing in the journal and has sent nothing for this long has no part in the sum of
@@ -198,7 +198,7 @@ impl Tenants {
         rules + at
     }
 
-    /// Whether a frame may be taken now. It is charged for.
+    /// Whether a frame may be taken now; its place in the rate is then used up.
     #[inline]
     pub fn admit(
         &mut self,
@@ -207,33 +207,221 @@ impl Tenants {
         load: &Load,
         now_ns: u64,
     ) -> Result<(), Wait> {
+        self.pass_delivered(load.delivered);
         let at = usize::from(slot.0);
-        self.deliver(load.delivered);
-        let rule_index = usize::from(self.slots[at].rule);
-        let rule = &self.plan.rules()[rule_index];
+        let is_named = at > 0 && at < self.plan.rules().len();
         let slot = &mut self.slots[at];
+        let rule = &self.plan.rules()[usize::from(slot.rule)];
         slot.last_ns = now_ns;
+        slot.epochs.settle(load.delivered);
         if !slot.active {
             slot.active = true;
             self.weights += rule.weight;
         }
-        let judged = judge(
+        let ask = Ask {
             rule,
             slot,
-            at < self.plan.rules().len() && at > 0,
-            frame_len as u64,
-            load,
-            self.weights,
-            now_ns,
+            is_named,
+            len: frame_len as u64,
+            weights: self.weights,
+        };
+        let (limit, until) = match ask.judge(load, now_ns) {
+            Ok(()) => return Ok(()),
+            Err(wait) => wait,
+        };
+        let ns = match until {
+            Until::Refilled(ns) => ns,
+            Until::Synced => {
+                (2 * self.last_sync_ns).clamp(*SYNC_WAIT_NS.start(), *SYNC_WAIT_NS.end())
+            }
+            Until::Delivered => DELIVERY_WAIT_NS,
+        };
+        self.limited[usize::from(slot.rule)][limit as usize] += 1;
+        Err(Wait { limit, ns })
+    }
+
+    /// A frame was taken: it is in flight, and in the journal.
+    #[inline]
+    pub fn on_taken(&mut self, slot: TenantSlot, ticket: Ticket, frame_len: usize) {
+        let bytes = frame_len as u64;
+        self.move_in_flight(slot.0, |in_flight| in_flight + bytes, bytes, true);
+        let epochs = &mut self.slots[usize::from(slot.0)].epochs;
+        epochs.add(ticket.0, self.epoch_len, bytes);
+        if let Some(last) = self.unsettled.back_mut()
+            && (last.ticket, last.slot) == (ticket, slot.0)
+        {
+            last.bytes += frame_len as u32;
+            return;
+        }
+        self.unsettled.push_back(Unsettled {
+            ticket,
+            slot: slot.0,
+            bytes: frame_len as u32,
+        });
+    }
+
+    /// Whether one more frame's place can be kept in mind.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.unsettled.len() < WAITING_MAX
+    }
+
+    /// Tickets before `mark` may be acknowledged.
+    pub fn on_settled(&mut self, mark: u64) {
+        while let Some(front) = self.unsettled.front().filter(|front| front.ticket.0 < mark) {
+            let (slot, bytes) = (front.slot, u64::from(front.bytes));
+            self.unsettled.pop_front();
+            self.move_in_flight(slot, |in_flight| in_flight - bytes, bytes, false);
+        }
+    }
+
+    /// Nothing that is in flight will ever be in the journal.
+    pub fn on_lost(&mut self) {
+        while let Some(lost) = self.unsettled.pop_front() {
+            let bytes = u64::from(lost.bytes);
+            self.move_in_flight(lost.slot, |in_flight| in_flight - bytes, bytes, false);
+            let epochs = &mut self.slots[usize::from(lost.slot)].epochs;
+            epochs.remove(lost.ticket.0, self.epoch_len, bytes);
+        }
+    }
+
+    /// A sync took this long.
+    pub fn on_synced(&mut self, ns: u64) {
+        self.last_sync_ns = ns;
+    }
+
+    /// Takes those out of the sum of weights that have nothing here and send nothing. About once a
+    /// second.
+    pub fn sweep(&mut self, delivered: u64, now_ns: u64) {
+        self.pass_delivered(delivered);
+        for slot in self.slots.iter_mut().filter(|slot| slot.active) {
+            slot.epochs.settle(delivered);
+            let is_idle = now_ns.saturating_sub(slot.last_ns) >= IDLE_NS;
+            if is_idle && slot.in_flight == 0 && slot.epochs.sum() == 0 {
+                slot.active = false;
+                self.weights -= self.plan.rules()[usize::from(slot.rule)].weight;
+            }
+        }
+    }
+
+    /// By rule, which is by the metrics' `tenant`: frames that were told to wait, by limit.
+    pub fn limited(&self) -> &[[u64; Limit::COUNT]] {
+        &self.limited
+    }
+
+    /// Producers that found no place of their own.
+    pub fn crowded(&self) -> u64 {
+        self.crowded
+    }
+
+    /// The parts of the journal that are wholly delivered are nobody's.
+    #[inline]
+    fn pass_delivered(&mut self, delivered: u64) {
+        let delivered = delivered.max(self.delivered);
+        let (from, to) = (
+            self.delivered / self.epoch_len,
+            delivered / self.epoch_len,
         );
-        judged.map_err(|limit| {
-            self.limited[rule_index][limit.0 as usize] += 1;
-            let ns = match limit {
-                (Limit::Rate, ns) => ns,
-                (_, SINK_WAIT_NS) => SINK_WAIT_NS,
-                _ => (2 * self.last_sync_ns).clamp(*SYNC_WAIT_NS.start(), *SYNC_WAIT_NS.end()),
-            };
-            Wait { limit: limit.0, ns }
-        })
+        self.delivered = delivered;
+        // Round the ring once is all there is.
+        for epoch in from.max(to.saturating_sub(2 * EPOCHS as u64))..to {
+            for slot in &mut self.slots {
+                slot.epochs.pass(epoch);
+            }
+        }
+    }
+
+    fn move_in_flight(
+        &mut self,
+        at: u16,
+        moved: impl Fn(u64) -> u64,
+        bytes: u64,
+        is_more: bool,
+    ) {
+        let slot = &mut self.slots[usize::from(at)];
+        slot.in_flight = moved(slot.in_flight);
+        let rule = &self.plan.rules()[usize::from(slot.rule)];
+        // Relaxed: a number that limits, and guards nothing.
+        match is_more {
+            true => rule.in_flight.fetch_add(bytes, Ordering::Relaxed),
+            false => rule.in_flight.fetch_sub(bytes, Ordering::Relaxed),
+        };
     }
 }
+
+impl Slot {
+    /// A producer that came back would find what a new one finds.
+    fn is_blank(&self, now_ns: u64) -> bool {
+        self.in_flight == 0 && self.epochs.sum() == 0 && self.bucket.is_full(now_ns)
+    }
+}
+
+/// Until when a tenant waits.
+enum Until {
+    Refilled(u64),
+    Synced,
+    Delivered,
+}
+
+/// One frame's question.
+struct Ask<'a> {
+    rule: &'a Rule,
+    slot: &'a Slot,
+    is_named: bool,
+    len: u64,
+    weights: u64,
+}
+
+impl Ask<'_> {
+    /// The rate last: a frame that waits for another reason does not use it up. Who has nothing in
+    /// flight, or in the journal, may have one frame there, however long it is.
+    #[inline]
+    fn judge(&self, load: &Load, now_ns: u64) -> Result<(), (Limit, Until)> {
+        let (rule, slot) = (self.rule, self.slot);
+        let exceeds = |has: u64, may: u64| has > 0 && has + self.len > may;
+        if let Some(may) = rule.in_flight_max {
+            let has = match self.is_named {
+                true => rule.in_flight.load(Ordering::Relaxed),
+                false => slot.in_flight,
+            };
+            if exceeds(has, may) {
+                return Err((Limit::BytesInFlight, Until::Synced));
+            }
+        }
+        let stored = slot.epochs.sum();
+        if let Some(percent) = rule.journal_percent
+            && exceeds(stored, load.room_bytes / 100 * percent)
+        {
+            return Err((Limit::JournalShare, Until::Delivered));
+        }
+        if share::is_short(load.undelivered_bytes, load.room_bytes)
+            && exceeds(
+                stored,
+                share::of_journal(load.room_bytes, rule.weight, self.weights),
+            )
+        {
+            return Err((Limit::Weight, Until::Delivered));
+        }
+        if share::is_short(load.unsynced_bytes, load.memory_bytes)
+            && exceeds(
+                slot.in_flight,
+                share::of_memory(load.memory_bytes, rule.weight, self.weights),
+            )
+        {
+            return Err((Limit::Weight, Until::Synced));
+        }
+        if let Some(pace) = rule.pace {
+            let bucket = match self.is_named {
+                true => &rule.bucket,
+                false => &slot.bucket,
+            };
+            bucket
+                .take(pace, now_ns)
+                .map_err(|ns| (Limit::Rate, Until::Refilled(ns)))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

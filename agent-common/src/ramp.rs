@@ -1,13 +1,8 @@
-//! Shedding by priority: how much of each priority is kept under how much pressure, and which frames
-//! those are. One rule for the socket filter, its stand-in and the worker.
+//! How much of each priority is kept under how much pressure: one ramp for the socket filter and for
+//! user space.
 
 use crate::frame::PRIORITY_MAX;
-
-/// Ratios are in sixteenths: all of it.
-pub const KEEP_ALL: u8 = 16;
-
-/// A ratio for each priority, by its number.
-pub type Keep = [u8; PRIORITY_MAX as usize + 1];
+use crate::keep::{KEEP_ALL, Keep};
 
 /// Pressure that nothing can be added to; 0 is none.
 pub const PRESSURE_MAX: u32 = 1024;
@@ -48,19 +43,12 @@ pub const fn ramp(priority: u8, pressure: u32) -> u8 {
 
 /// All ratios under a pressure.
 pub const fn ramps(pressure: u32) -> Keep {
-    [
+    Keep::new([
         ramp(0, pressure),
         ramp(1, pressure),
         ramp(2, pressure),
         ramp(3, pressure),
-    ]
-}
-
-/// Whether a frame is left out. Of 16 frames in a row of one producer as many are kept as the ratio
-/// says; a frame that is kept at one ratio is kept at every higher one.
-#[inline(always)]
-pub const fn is_shed(keep: &Keep, priority: u8, sequence: u64) -> bool {
-    priority > PRIORITY_MAX || sequence % KEEP_ALL as u64 >= keep[priority as usize] as u64
+    ])
 }
 
 #[cfg(test)]
@@ -83,31 +71,18 @@ mod tests {
             (1024, [16, 0, 0, 0]),
         ];
         for (pressure, keep) in table {
-            assert_eq!(ramps(pressure), keep, "{pressure}");
+            assert_eq!(ramps(pressure).sixteenths(), keep, "{pressure}");
         }
     }
 
     #[test]
     fn more_pressure_keeps_no_more_and_a_higher_priority_no_less() {
         for pressure in 0..=PRESSURE_MAX {
-            let keep = ramps(pressure);
+            let keep = ramps(pressure).sixteenths();
             assert!(keep.is_sorted_by(|a, b| a >= b), "{keep:?} at {pressure}");
-            let more = ramps((pressure + 1).min(PRESSURE_MAX));
+            let more = ramps(pressure + 1).sixteenths();
             assert!(more.iter().zip(keep).all(|(more, keep)| *more <= keep));
         }
         assert_eq!(ramp(4, 0), 0);
-    }
-
-    #[test]
-    fn of_sixteen_in_a_row_as_many_are_kept_as_the_ratio_says() {
-        for ratio in 0..=KEEP_ALL {
-            let keep = [16, 16, ratio, 16];
-            for first in [0, 1, 7, u64::MAX - 20] {
-                let kept = (first..first + 16).filter(|&sequence| !is_shed(&keep, 2, sequence));
-                assert_eq!(kept.count(), usize::from(ratio));
-            }
-        }
-        assert!(!is_shed(&[16, 0, 0, 0], 0, 15));
-        assert!(is_shed(&[16; 4], 4, 0));
     }
 }
