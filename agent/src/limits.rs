@@ -91,6 +91,20 @@ pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multi
 /// datagram: flat out without GSO, 32 ran dry 12,000 times in two seconds, and 128 twice.
 pub const UDP_BUFFERS: usize = 128;
 
+/// Without io_uring: what one wait takes at most, so that no listener keeps the others waiting.
+/// Datagram buffers that one recvmmsg fills: 32 × 68 KiB is about what a core's cache holds until
+/// they are parsed, and a syscall's price is spread thin enough.
+pub const UDP_BATCH: usize = 32;
+/// Connections that one listener accepts.
+pub const ACCEPT_BATCH: usize = 64;
+/// Sockets that epoll_wait tells of; it begins with the others the next time.
+pub const EPOLL_EVENTS_MAX: usize = 256;
+/// Threads for the journal's files: one that syncs, one that makes the next segment, one that
+/// removes, and at least one that writes. Their stacks are part of `SHARD_TABLES_MEMORY`'s
+/// allowance.
+pub const FILE_THREADS: usize = 4;
+pub const FILE_THREAD_STACK_LEN: usize = 128 << 10;
+
 /// Acknowledgements are sent from buffers of 128 acknowledgements each.
 pub const SEND_BUFFER_LEN: usize = 4096;
 pub const SEND_BUFFERS: usize = 256;
@@ -214,6 +228,7 @@ const _: () = {
     // The shortest segment still lets a shard serve a few hundred producers.
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
+    assert!(UDP_BATCH <= UDP_BUFFERS);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, IoMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
@@ -58,6 +58,18 @@ pub const SHARDS: Key<Shards> = Key {
         Shards::Count(count) => count.to_string(),
     },
 };
+
+pub const IO: Key<IoMode> = Key {
+    path: "io",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &IO_WORDS, &[]),
+    show: |io| show_word(io, &IO_WORDS),
+};
+const IO_WORDS: [(&str, IoMode); 3] = [
+    ("auto", IoMode::Auto),
+    ("io_uring", IoMode::Uring),
+    ("epoll", IoMode::Epoll),
+];
 
 pub const MEMORY_MAX: Key<u64> = Key {
     path: "memory_max",
@@ -321,6 +333,7 @@ const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
+    IO.path,
     MEMORY_MAX.path,
     STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,

@@ -13,6 +13,8 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// The kernel interface of the shards.
+    pub io: IoMode,
     /// How long a stop may take, from the signal to the end of the process.
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
@@ -59,6 +61,15 @@ pub enum Shards {
     /// `Settings::shard_count` has the number.
     Auto,
     Count(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoMode {
+    /// io_uring where it can be had, else epoll, loudly.
+    Auto,
+    /// io_uring, or exit 69.
+    Uring,
+    Epoll,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use crate::daemon::disk::DiskWatch;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
-use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
+use crate::daemon::shards::{Shard, ShardPlan, choose_io, listener_plans};
 use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
@@ -82,6 +82,7 @@ impl Agent {
             settings.journal.producer_expiry,
             unix_ns_now(),
         )?;
+        let io = choose_io(settings.io, shard_count)?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -123,6 +124,7 @@ impl Agent {
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
+                io,
                 folder: data.shard_folder(shard),
                 journal: JournalPlan {
                     commit_interval: settings.journal.commit_interval,
@@ -161,6 +163,7 @@ impl Agent {
             sinks: sinks.views,
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
+            io,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
@@ -229,10 +232,11 @@ impl Agent {
         let milliseconds = self.shared.started.elapsed().as_millis() as u64;
         let (shards, admin) = (self.shards.len(), self.admin_address);
         let gate = self.shared.gate_kind.label();
+        let io = self.shared.io.label();
         match self.readiness.is_ready() {
-            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            true => tracing::info!(milliseconds, shards, io, gate, %admin, "ready"),
             false => tracing::warn!(
-                milliseconds, shards, gate, %admin,
+                milliseconds, shards, io, gate, %admin,
                 "not ready yet: the journal is not writable, senders are told to try later",
             ),
         }
@@ -312,7 +316,7 @@ impl Agent {
             for shard in shards {
                 // The writer goes with its shard, and with it the feeds: sinks see the end.
                 if let Err(error) = shard.join() {
-                    outcome = Err(Failure::io("a shard's ring", &error));
+                    outcome = Err(Failure::io("a shard's fence", &error));
                 }
             }
             sink_stop.set(end - SINK_HANG);
