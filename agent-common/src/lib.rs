@@ -7,6 +7,9 @@
 
 pub mod bundle;
 pub mod classify;
+pub mod connection;
 pub mod frame;
 pub mod layout;
+pub mod owner;
+pub mod steer;
 pub mod verdict;

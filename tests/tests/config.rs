@@ -34,6 +34,7 @@ fn builtin() -> Settings {
         data_dir: PathBuf::from("./penstock-data"),
         shards: Shards::Auto,
         memory_max: 256 * MIB,
+        user: None,
         stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
@@ -145,6 +146,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "type = \"penstock\"",
         "to =",
         "socket =",
+        "user =",
         "schemas_dir =",
         "[schemas.",
         "fields =",
@@ -166,7 +168,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            30,
+            31,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -483,7 +485,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, memory_max, stop_timeout, admin, journal, listeners, gate, sinks, \
+            "known here: data_dir, shards, memory_max, user, stop_timeout, admin, journal, listeners, gate, sinks, \
              schemas_dir, schemas",
         ),
     ];

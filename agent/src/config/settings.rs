@@ -13,6 +13,8 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// Who the agent becomes where root starts it.
+    pub user: Option<String>,
     /// How long a stop may take, from the signal to the end of the process.
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.

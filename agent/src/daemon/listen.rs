@@ -1,4 +1,5 @@
-//! Sockets, in the order that leaves no hole: made, set up, put behind the gate, bound.
+//! Sockets, in the order that leaves no hole: made, set up, put behind the gate (their cookie into its
+//! map, then its filter onto them; its tracepoint is there since it was opened), bound; then steered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,8 +25,9 @@ pub struct Bound {
     pub payload_len_max: u32,
 }
 
-/// Binds a listener on every shard. With more than one shard the kernel spreads senders over the
-/// sockets (SO_REUSEPORT, Linux 3.9).
+/// Binds a listener on every shard. With more than one shard the sockets share the address
+/// (SO_REUSEPORT, Linux 3.9), and the gate steers UDP bundles to them; where it cannot, and until the
+/// last socket is bound, the kernel spreads senders by a hash of addresses and ports.
 pub fn bind(
     id: ListenerId,
     settings: &ListenerSettings,
@@ -36,20 +38,22 @@ pub fn bind(
         Protocol::Udp => UDP_PAYLOAD_LEN_MAX,
         Protocol::Tcp => limits::TCP_PAYLOAD_LEN_MAX as u32,
     };
-    if shards > 1 && settings.address.port() != 0 {
-        refuse_shared_address(settings)?;
-    }
     let mut address = settings.address;
     let mut sockets = Vec::new();
-    for _ in 0..shards {
-        let socket = open(settings, shards > 1).map_err(|error| failure(settings, &error))?;
-        if settings.protocol == Protocol::Udp {
-            gate.guard(id, payload_len_max, socket.as_fd())
-                .map_err(|error| guard(settings, &error))?;
-        }
+    for shard in 0..shards {
+        let socket = open(settings, shard > 0).map_err(|error| failure(settings, &error))?;
+        gate.guard(id, payload_len_max, socket.as_fd())
+            .map_err(|error| guard(settings, &error))?;
         socket
             .bind(&address.into())
             .map_err(|error| failure(settings, &error))?;
+        if shards > 1 && shard == 0 {
+            // Bound alone, as another agent of this user would share the address in silence; the
+            // kernel looks at the option of both when the next socket is bound.
+            socket
+                .set_reuse_port(true)
+                .map_err(|error| failure(settings, &error))?;
+        }
         if settings.protocol == Protocol::Tcp {
             socket
                 .listen(BACKLOG)
@@ -64,6 +68,9 @@ pub fn bind(
             .expect("an internet socket has an internet address");
         sockets.push(socket);
     }
+    if settings.protocol == Protocol::Udp && shards > 1 {
+        steer(id, settings, &sockets, gate);
+    }
     Ok(Bound {
         address,
         sockets,
@@ -71,18 +78,18 @@ pub fn bind(
     })
 }
 
-/// SO_REUSEPORT would let a second agent of the same user share the address in silence: a bind
-/// without it tells.
-fn refuse_shared_address(settings: &ListenerSettings) -> Result<(), Failure> {
-    let probe = new_socket(settings).map_err(|error| failure(settings, &error))?;
-    if settings.protocol == Protocol::Tcp {
-        probe
-            .set_reuse_address(true)
-            .map_err(|error| failure(settings, &error))?;
-    }
-    probe
-        .bind(&settings.address.into())
-        .map_err(|error| failure(settings, &error))
+/// Without steering nothing is lost but the spreading: the agent goes on.
+fn steer(id: ListenerId, settings: &ListenerSettings, sockets: &[Socket], gate: &mut Gate) {
+    let sockets: Vec<_> = sockets.iter().map(Socket::as_fd).collect();
+    let why = match gate.steer(id, &sockets) {
+        Ok(true) => return,
+        Ok(false) => "there is no steering in the kernel".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(
+        listener = %settings.name,
+        "datagrams are spread over the shards by the kernel's hash of addresses and ports: {why}"
+    );
 }
 
 fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {

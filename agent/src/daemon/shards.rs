@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
+use crate::privilege;
 use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
@@ -118,6 +119,8 @@ impl Shard {
                     send_buffers: limits::SEND_BUFFERS,
                     wake,
                 });
+                // Registering the journal's blocks was the last thing that may need one.
+                privilege::give_up();
                 let ring = match ring {
                     Ok(ring) => ring,
                     Err(error) => {
