@@ -16,6 +16,7 @@ pub mod gate;
 pub mod journal;
 pub mod limits;
 pub mod metric;
+pub mod privilege;
 pub mod record;
 pub mod schema;
 pub mod shard;

@@ -9,3 +9,4 @@ pub mod interop;
 pub mod mount;
 pub mod netns;
 pub mod sim;
+pub mod veth;

@@ -78,6 +78,20 @@ pub const MEMORY_MAX: Key<u64> = Key {
     show: show_size,
 };
 
+/// Without it the agent stays who started it.
+pub const USER: Key<String> = Key {
+    path: "user",
+    default: None,
+    parse: |leaf| match text(leaf, "penstock")? {
+        "" => Err(Wrong::new(
+            "an empty name",
+            "write a user's name as in \"penstock\"",
+        )),
+        name => Ok(name.to_owned()),
+    },
+    show: |name| quote(name),
+};
+
 pub const STOP_TIMEOUT: Key<Duration> = Key {
     path: "stop_timeout",
     default: Some("30s"),
@@ -335,6 +349,7 @@ pub const KNOWN: &[&str] = &[
     SHARDS.path,
     IO.path,
     MEMORY_MAX.path,
+    USER.path,
     STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     ADMIN_SOCKET.path,

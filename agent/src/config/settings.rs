@@ -15,6 +15,8 @@ pub struct Settings {
     pub shards: Shards,
     /// The kernel interface of the shards.
     pub io: IoMode,
+    /// Who the agent becomes where root starts it.
+    pub user: Option<String>,
     /// How long a stop may take, from the signal to the end of the process.
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.

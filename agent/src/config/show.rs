@@ -18,6 +18,9 @@ pub fn show(settings: &Settings) -> String {
     if let Some(folder) = &settings.schemas_dir {
         line(&mut out, &key::SCHEMAS_DIR, folder);
     }
+    if let Some(user) = &settings.user {
+        line(&mut out, &key::USER, user);
+    }
     line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);

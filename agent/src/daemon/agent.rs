@@ -24,6 +24,7 @@ use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::privilege::{self, Kept};
 use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
@@ -54,6 +55,9 @@ pub struct Agent {
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
+    /// For sockets that are opened while the agent runs.
+    #[allow(dead_code, reason = "nothing opens sockets at run time yet")]
+    pub(super) kept: Kept,
     /// Ends with the agent.
     _schemas: Watch,
 }
@@ -63,6 +67,7 @@ impl Agent {
     pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
+        privilege::become_user(settings)?;
         for warning in config::warnings(settings) {
             tracing::warn!("{warning}");
         }
@@ -167,6 +172,7 @@ impl Agent {
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let kept = privilege::settle(settings)?;
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
@@ -183,6 +189,7 @@ impl Agent {
             stop_timeout: settings.stop_timeout,
             data,
             left_behind: Mutex::new(left_behind),
+            kept,
             _schemas: schemas,
         }
         .listening())

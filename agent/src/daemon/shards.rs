@@ -21,6 +21,7 @@ use crate::fence::{FenceError, FencePlan, Waker, waker};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
+use crate::privilege;
 use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
@@ -198,6 +199,8 @@ impl Start {
             send_buffers: limits::SEND_BUFFERS,
             wake: self.wake,
         });
+        // Registering the journal's blocks was the last thing that may need one.
+        privilege::give_up();
         let (outcome, fence) = match fence {
             Ok(fence) => (Ok(()), Some(fence)),
             Err(error) => (Err(error), None),

@@ -159,13 +159,12 @@ impl Shared {
         lock(&self.gate)
     }
 
-    /// From here on every datagram is counted as `closing` and dropped in the kernel.
+    /// From here on every datagram, and every connection that is asked for, is counted as `closing`
+    /// and dropped in the kernel.
     pub fn close_gate(&self) {
         let mut gate = self.gate();
-        for (id, listener) in self.ids() {
-            if listener.protocol == Protocol::Udp {
-                gate.close(id);
-            }
+        for (id, _) in self.ids() {
+            gate.close(id);
         }
     }
 
