@@ -9,4 +9,6 @@ pub mod bundle;
 pub mod classify;
 pub mod frame;
 pub mod layout;
+pub mod observe;
+pub mod source;
 pub mod verdict;

@@ -8,7 +8,7 @@ use crate::config::unit::{
     format_byte_rate, format_count, format_rate, format_sixteenths, parse_byte_rate, parse_count,
     parse_rate, parse_sixteenths, parse_size, short_size,
 };
-use crate::gate::policy::{Prefix, PrefixFault};
+use crate::gate::policy::{Prefix, PrefixFault, Rate, SourceLimit};
 
 pub const GATE_MODE: Key<GateMode> = Key {
     path: "gate.mode",
@@ -132,6 +132,57 @@ pub fn parse_prefix(text: &str) -> Result<Prefix, Wrong> {
             format!("write \"{meant}\", which holds on every listener"),
         ),
     })
+}
+
+/// `"8/16"` or `"50%"`, of a priority.
+pub fn parse_keep(ratio: &str) -> Result<u8, Wrong> {
+    parse_sixteenths(ratio)
+}
+
+/// A limit from its keys' texts; a rate without its burst, or a burst alone, is refused.
+pub fn parse_limit<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<SourceLimit, Wrong> {
+    let value = |key: &Key<u64>| {
+        let text = given(key.path).map(|text| (key.parse)(&Leaf::Text(text.to_owned())));
+        text.transpose()
+            .map_err(|wrong| Wrong::new(format!("{}: {}", key.path, wrong.message), wrong.help))
+    };
+    let rate = |rate: &Key<u64>, burst: &Key<u64>| match (value(rate)?, value(burst)?) {
+        (None, None) => Ok(None),
+        (Some(sustained), Some(burst)) => Ok(Some(Rate { sustained, burst })),
+        (sustained, at_once) => Err(without_the_other(rate, sustained, burst, at_once)),
+    };
+    Ok(SourceLimit {
+        datagrams: rate(&LIMIT_RATE, &LIMIT_BURST)?,
+        bytes: rate(&LIMIT_BYTE_RATE, &LIMIT_BYTE_BURST)?,
+        connections: rate(&LIMIT_CONNECTION_RATE, &LIMIT_CONNECTION_BURST)?,
+    })
+}
+
+/// A rate without its burst, or the other way round, of which neither means anything alone.
+pub fn without_the_other(
+    rate: &Key<u64>,
+    sustained: Option<u64>,
+    burst: &Key<u64>,
+    at_once: Option<u64>,
+) -> Wrong {
+    match sustained {
+        Some(sustained) => Wrong::new(
+            format!("{} without {}", rate.path, burst.path),
+            format!(
+                "add {} = {}, say: what may come at once, here what two seconds bring",
+                burst.path,
+                (burst.show)(&sustained.saturating_mul(2)),
+            ),
+        ),
+        None => Wrong::new(
+            format!("{} without {}", burst.path, rate.path),
+            format!(
+                "add {} = {}, say: what may come in for good",
+                rate.path,
+                (rate.show)(&at_once.unwrap_or(2).div_ceil(2)),
+            ),
+        ),
+    }
 }
 
 /// A limit of nothing would be a deny list in disguise, and one that says `rate_limited`.
