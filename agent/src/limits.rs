@@ -96,6 +96,9 @@ pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
 /// Bytes of frames cut in two by a buffer's end, all connections of a shard together.
 pub const CARRY_BYTES_MAX: usize = 32 << 20;
 
+/// Prefixes that the gate's lists hold together, and prefixes with a limit of their own.
+pub const GATE_PREFIXES_MAX: usize = 4096;
+pub const GATE_LIMITS_MAX: usize = 1024;
 /// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.

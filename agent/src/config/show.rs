@@ -1,5 +1,7 @@
 //! Settings to TOML that reads back to the same settings.
 
+mod gate;
+
 use std::fmt::Write;
 
 use super::key::{self, Key};
@@ -46,8 +48,7 @@ pub fn show(settings: &Settings) -> String {
             line(&mut out, &key::LISTENER_RECEIVE_BUFFER, bytes);
         }
     }
-    out.push_str("\n[gate]\n");
-    line(&mut out, &key::GATE_MODE, &settings.gate.mode);
+    gate::gate(&mut out, &settings.gate);
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);
@@ -96,6 +97,8 @@ pub fn show(settings: &Settings) -> String {
     }
     out
 }
+
+pub use gate::limit_pairs;
 
 fn line<T>(out: &mut String, key: &Key<T>, value: &T) {
     let (_, name) = split(key.path);
