@@ -2,35 +2,38 @@
 //! the kernel and for its stand-in in user space.
 
 use crate::classify::check_datagram;
-use crate::frame::FRAME_HEADER_LEN;
+use crate::frame::{FRAME_HEADER_LEN, offset, read_u64};
+use crate::keep::Keep;
+use crate::layout::{SOCKET_SYSLOG, SocketSlot};
+use crate::syslog;
 
 /// Datagrams of a bundle whose headers are looked at: the kernel's `UDP_MAX_SEGMENTS` (GSO over
 /// loopback or veth; it was 64 before 6.9, and GRO makes at most 64 of its own).
 pub const BUNDLE_DATAGRAMS_MAX: u32 = 128;
 
-/// Where a bundle's bytes are: a slice in user space, a helper's call in the kernel.
-///
-/// The header is shown rather than handed over: user space then copies nothing, and the kernel's
-/// side need not clear the memory that its helper fills.
-pub trait ByteSource {
-    /// What `check` says of the 40 bytes from `offset` of the bundle; false where it ends before.
-    fn header_passes(
-        &self,
-        offset: u32,
-        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
-    ) -> bool;
-}
+/// A bundle where it lies: a slice in user space, helpers' calls in the kernel.
+pub trait Packet {
+    /// What `look` says of the `N` bytes from `offset` of the bundle; `None` where it ends before.
+    ///
+    /// The bytes are shown rather than handed over: user space then copies nothing, and the
+    /// kernel's side need not clear the memory that its helper fills.
+    fn look<const N: usize, R>(&self, offset: u32, look: impl FnOnce(&[u8; N]) -> R) -> Option<R>;
 
-impl ByteSource for [u8] {
+    /// Counts a raw message, and says how many there were before: the number that frames bring with
+    /// them.
+    fn tick(&self, listener: u32, priority: u8) -> u64;
+
+    /// Calls `scan.step()` until that says true, at most `scan.steps()` times.
+    ///
+    /// The kernel's loop must be its helper `bpf_loop`: of a loop in the program the verifier would
+    /// look at each turn anew, 180,000 instructions of its million.
     #[inline]
-    fn header_passes(
-        &self,
-        offset: u32,
-        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
-    ) -> bool {
-        self.get(offset as usize..)
-            .and_then(|rest| rest.first_chunk())
-            .is_some_and(check)
+    fn run(scan: &mut Scan<'_, Self>) {
+        for _ in 0..scan.steps() {
+            if scan.step() {
+                return;
+            }
+        }
     }
 }
 
@@ -55,34 +58,41 @@ impl BundleShape {
     }
 }
 
-/// The search for a frame among the datagrams of a bundle: if any is one, all of the bundle passes,
-/// and the parser refuses the others; only a bundle without one is dropped.
-///
-/// So every datagram of a bundle has the same verdict, which keeps the conservation law exact: what
-/// passed is what user space receives or the kernel drops, and a datagram that the parser refuses
-/// is not counted here as well. It also ends the search at the first frame: a good bundle costs
-/// one look.
-///
-/// The loop is the caller's, because the kernel's must be its helper `bpf_loop`: of a loop in the
-/// program the verifier would look at each turn anew, 180,000 instructions of its million.
-pub struct Search<'a, S: ?Sized> {
-    source: &'a S,
+/// A look at the datagrams of a bundle: which of them are well formed, and is any of these kept?
+pub struct Scan<'a, P: ?Sized> {
+    packet: &'a P,
     shape: BundleShape,
+    listener: u32,
+    flags: u32,
     payload_len_max: u32,
+    keep: Keep,
+    /// To the end even behind one that is kept: the others' number is wanted.
+    whole: bool,
     offset: u32,
-    found: bool,
+    /// Datagrams that are a frame, or a syslog message.
+    pub well_formed: u32,
+    pub well_formed_bytes: u32,
+    /// One of them is kept at these ratios.
+    pub kept: bool,
 }
 
-impl<'a, S: ByteSource + ?Sized> Search<'a, S> {
+impl<'a, P: Packet + ?Sized> Scan<'a, P> {
+    /// `whole`: the counts are wanted; otherwise the scan ends at the first datagram that passes,
+    /// so that a good bundle costs one look.
     #[inline(always)]
-    pub fn new(source: &'a S, shape: BundleShape, payload_len_max: u32) -> Self {
+    pub fn new(packet: &'a P, shape: BundleShape, slot: &SocketSlot, keep: Keep, whole: bool) -> Self {
         Self {
-            source,
+            packet,
             shape,
-            payload_len_max,
+            listener: slot.listener,
+            flags: slot.flags,
+            payload_len_max: slot.payload_len_max,
+            keep,
+            whole,
             offset: 0,
-            // Datagrams beyond those that are looked at pass unseen: the parser sees them anyway.
-            found: shape.datagrams() > BUNDLE_DATAGRAMS_MAX,
+            well_formed: 0,
+            well_formed_bytes: 0,
+            kept: false,
         }
     }
 
@@ -92,7 +102,7 @@ impl<'a, S: ByteSource + ?Sized> Search<'a, S> {
         self.shape.datagrams().min(BUNDLE_DATAGRAMS_MAX)
     }
 
-    /// Looks at the next datagram; true when the search is over.
+    /// Looks at the next datagram; true when the scan is over.
     #[inline(always)]
     pub fn step(&mut self) -> bool {
         let left = self.shape.payload_len.wrapping_sub(self.offset);
@@ -102,32 +112,45 @@ impl<'a, S: ByteSource + ?Sized> Search<'a, S> {
         } else {
             segment_len
         };
-        // A datagram shorter than a header must not be given its neighbour's bytes.
-        if datagram_len >= FRAME_HEADER_LEN as u32
-            && self.source.header_passes(self.offset, |header| {
-                check_datagram(header, datagram_len, self.payload_len_max).is_ok()
-            })
-        {
-            self.found = true;
+        let found = if self.flags & SOCKET_SYSLOG == 0 {
+            self.frame(datagram_len)
+        } else {
+            self.message(datagram_len)
+        };
+        if let Some((priority, number)) = found {
+            self.well_formed += 1;
+            self.well_formed_bytes += datagram_len;
+            self.kept |= self.keep.keeps(priority, number);
         }
         self.offset += segment_len;
-        self.found
+        self.kept && !self.whole
     }
 
+    /// Priority and sequence, if the datagram is a frame. One shorter than a header must not be
+    /// given its neighbour's bytes.
     #[inline(always)]
-    pub fn found(&self) -> bool {
-        self.found
+    fn frame(&self, datagram_len: u32) -> Option<(u8, u64)> {
+        if datagram_len < FRAME_HEADER_LEN as u32 {
+            return None;
+        }
+        self.packet.look(self.offset, |header| {
+            check_datagram(header, datagram_len, self.payload_len_max).ok()?;
+            Some((header[offset::PRIORITY], read_u64(header, offset::SEQUENCE)))
+        })?
     }
-}
 
-/// Whether any datagram of a bundle is a frame.
-pub fn any_frame<S: ByteSource + ?Sized>(
-    source: &S,
-    shape: BundleShape,
-    payload_len_max: u32,
-) -> bool {
-    let mut search = Search::new(source, shape, payload_len_max);
-    search.found() || (0..search.steps()).any(|_| search.step())
+    /// Priority and number, if the datagram begins like a syslog message.
+    #[inline(always)]
+    fn message(&self, datagram_len: u32) -> Option<(u8, u64)> {
+        let severity = match datagram_len {
+            0..syslog::START_LEN_MIN => None,
+            3 => self.packet.look(self.offset, |&[a, b, c]| syslog::severity(&[a, b, c, 0, 0])),
+            4 => self.packet.look(self.offset, |&[a, b, c, d]| syslog::severity(&[a, b, c, d, 0])),
+            _ => self.packet.look(self.offset, syslog::severity),
+        };
+        let priority = syslog::priority(severity??);
+        Some((priority, self.packet.tick(self.listener, priority)))
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,10 @@ mod count;
 mod drops;
 mod filter;
 mod maps;
+mod observe;
+mod refused;
+mod rules;
+mod source;
 
 /// The kernel lends `bpf_probe_read_kernel` and its own types to GPL-compatible programs only.
 #[unsafe(link_section = "license")]
