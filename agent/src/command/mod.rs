@@ -6,9 +6,11 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
+mod ask;
 mod cat;
 mod check;
 mod config;
+mod gate;
 mod journal;
 mod load;
 mod run;
@@ -37,6 +39,7 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    Gate(gate::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Gate(arguments) => gate::run(arguments),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -25,6 +25,7 @@ pub use settings::Settings;
 pub(crate) use show::limit_pairs;
 pub use show::show;
 pub use unit::format_size;
+pub(crate) use unit::parse_time;
 
 /// Where the agent looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/penstock/penstock.toml";

@@ -8,9 +8,8 @@ use serde_json::json;
 use crate::daemon::agent::Agent;
 use crate::daemon::gate_change::{self, LimitWords, List};
 use crate::daemon::request::{Answer, Refused};
-use crate::gate::GateError;
 use crate::gate::policy::GatePolicy;
-use crate::gate::refused::WATCH_LEASE;
+use crate::gate::rules::PolicyError;
 use crate::gate::who::{TOP_MAX, Who};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,22 +50,17 @@ pub enum GateRequest {
 
 pub use crate::gate::who::TopBy;
 
-/// What the gate is told.
+/// What the configuration says of the gate, and what the last look at the sources saw.
 #[derive(Clone, Debug)]
-pub struct Policies {
-    /// By the configuration.
+pub struct GateKnowledge {
     configured: GatePolicy,
-    /// The same, and what was changed since.
-    in_force: GatePolicy,
-    /// What the last look at the sources saw.
     who: Who,
 }
 
-impl Policies {
+impl GateKnowledge {
     pub fn new(configured: &GatePolicy) -> Self {
         Self {
             configured: configured.clone(),
-            in_force: configured.clone(),
             who: Who::default(),
         }
     }
@@ -75,10 +69,9 @@ impl Policies {
 impl Agent {
     /// Takes a policy from the configuration, and with it what was changed while running is
     /// forgotten; an error leaves all as it was.
-    pub fn configure_gate(&mut self, policy: &GatePolicy) -> Result<(), GateError> {
+    pub fn configure_gate(&mut self, policy: &GatePolicy) -> Result<(), PolicyError> {
         self.shared.gate().apply(policy)?;
-        self.policies.configured = policy.clone();
-        self.policies.in_force = policy.clone();
+        self.gate.configured = policy.clone();
         Ok(())
     }
 
@@ -87,8 +80,8 @@ impl Agent {
             GateRequest::Show => Ok(json!({
                 "gate": self.shared.gate_kind.label(),
                 "config": self.shared.config,
-                "policy": gate_change::to_json(&self.policies.in_force),
-                "configured": gate_change::to_json(&self.policies.configured),
+                "policy": gate_change::to_json(self.shared.gate().policy()),
+                "configured": gate_change::to_json(&self.gate.configured),
             })),
             GateRequest::Allow { prefixes } => {
                 self.change_gate(|policy| gate_change::list(policy, List::Allow, &prefixes))
@@ -106,20 +99,23 @@ impl Agent {
                 self.change_gate(|policy| gate_change::remove(policy, &prefixes))
             }
             GateRequest::Reset => {
-                let configured = self.policies.configured.clone();
+                let configured = self.gate.configured.clone();
                 self.change_gate(|policy| {
                     *policy = configured;
-                    Ok(Vec::new())
+                    Ok(vec!["everything as the configuration says".to_owned()])
                 })
             }
             GateRequest::Top { by, count } => {
-                let sources = self.shared.gate().sources();
-                let top = self.policies.who.top(&sources, by, count.min(TOP_MAX), Instant::now());
+                let gate = self.shared.gate();
+                let (sources, bits) = (gate.sources(), gate.source_bits());
+                let count = count.min(TOP_MAX);
+                let top = self.gate.who.top(&sources, bits, by, count, Instant::now());
                 Ok(json!(top))
             }
             GateRequest::Watch { after } => {
-                let sample = self.shared.gate().watch(after, Instant::now() + WATCH_LEASE);
-                Ok(json!(self.shared.named(&sample)))
+                let name = |listener| self.shared.listener_name(listener);
+                let watched = self.shared.gate().watch(after, name);
+                Ok(json!(watched))
             }
         }
     }
@@ -129,21 +125,21 @@ impl Agent {
         &mut self,
         change: impl FnOnce(&mut GatePolicy) -> Result<Vec<String>, String>,
     ) -> Answer {
-        let mut wanted = self.policies.in_force.clone();
+        let in_force = self.shared.gate().policy().clone();
+        let mut wanted = in_force.clone();
         let changes = change(&mut wanted).map_err(Refused)?;
-        let is_changed = wanted != self.policies.in_force;
+        let is_changed = wanted != in_force;
         if is_changed {
             let applied = self.shared.gate().apply(&wanted);
             applied.map_err(|error| Refused(format!("{error}; what held before still holds")))?;
-            self.policies.in_force = wanted;
             for line in &changes {
-                tracing::info!("gate changed on request: {line}");
+                tracing::info!("the gate on request: {line}");
             }
         }
         Ok(json!({
             "changes": changes,
             "changed": is_changed,
-            "differs": self.policies.in_force != self.policies.configured,
+            "differs": wanted != self.gate.configured,
         }))
     }
 }

@@ -81,7 +81,7 @@ pub fn changes(answer: &Value) -> String {
             "holds now, until the next reload or restart: to keep it, write it to [gate] in the \
              configuration",
         ),
-        (Some(true), _) => line_of(&mut text, "the gate is as the configuration says"),
+        (Some(true), _) => line_of(&mut text, "holds now, and is what the configuration says"),
         _ => line_of(&mut text, "nothing was to be changed"),
     }
     text

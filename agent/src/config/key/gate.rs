@@ -1,5 +1,7 @@
 //! `[gate]`: prefixes, limits, ratios.
 
+use agent_common::bucket::RATE_MAX;
+
 use super::{Key, quote, text};
 use crate::config::document::Leaf;
 use crate::config::mistake::Wrong;
@@ -199,6 +201,10 @@ fn limit(leaf: &Leaf, example: &str, parse: fn(&str) -> Result<u64, Wrong>) -> R
             format!("\"{given}\" is a limit of zero"),
             "write gate.deny to let nothing in; a limit is at least 1",
         )),
+        limit if limit > RATE_MAX => Err(Wrong::new(
+            format!("\"{given}\" is more than the gate can count"),
+            "at most a million times a million; leave it out for no limit",
+        )),
         limit => Ok(limit),
     }
 }
@@ -276,6 +282,8 @@ mod tests {
         let leaf = |text: &str| Leaf::Text(text.to_owned());
         assert_eq!((LIMIT_RATE.parse)(&leaf("50k/s")), Ok(50_000));
         assert_eq!((LIMIT_BYTE_BURST.parse)(&leaf("40MB")), Ok(40_000_000));
+        assert_eq!((LIMIT_RATE.parse)(&leaf("1000G/s")), Ok(1_000_000_000_000));
+        (LIMIT_RATE.parse)(&leaf("1001G/s")).expect_err("more than is counted");
         let wrong = (LIMIT_RATE.parse)(&leaf("0/s")).expect_err("zero");
         assert!(wrong.message.contains("a limit of zero"), "{wrong:?}");
         let wrong = (LIMIT_BURST.parse)(&Leaf::Number("200".into())).expect_err("bare");
