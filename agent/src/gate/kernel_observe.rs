@@ -86,9 +86,9 @@ impl KernelObserver {
         sum
     }
 
-    /// Keeps sampling on for this long, and reads what was sampled.
-    pub fn watch(&mut self, lease: Duration) -> &Kept {
-        let until = super::monotonic_ns() + lease.as_nanos() as u64;
+    /// Keeps sampling on for this long from `now_ns`, and reads what was sampled.
+    pub fn watch(&mut self, lease: Duration, now_ns: u64) -> &Kept {
+        let until = now_ns + lease.as_nanos() as u64;
         if let Err(error) = self.watch.set(0, until, 0) {
             tracing::warn!("bpf map update of {}: {error}", map::WATCH);
         }

@@ -14,7 +14,7 @@ impl Gate {
     pub fn sources(&self) -> Vec<(Source, SourceCounts)> {
         match &self.place {
             Place::Kernel(gate) => gate.observer.sources(),
-            Place::UserSpace(standin) => standin.observers().sources(),
+            Place::UserSpace(stand_in, _) => stand_in.observer().sources(),
         }
     }
 
@@ -29,7 +29,7 @@ impl Gate {
         let listener = u32::from(listener.0);
         match &self.place {
             Place::Kernel(gate) => gate.observer.sizes(listener),
-            Place::UserSpace(standin) => standin.observers().sizes(listener),
+            Place::UserSpace(stand_in, _) => stand_in.observer().sizes(listener),
         }
     }
 
@@ -39,14 +39,26 @@ impl Gate {
         match &mut self.place {
             Place::Kernel(gate) => {
                 let left_out = gate.observer.left_out();
-                let kept = gate.observer.watch(WATCH_LEASE);
+                let kept = gate.observer.watch(WATCH_LEASE, monotonic_ns());
                 kept.after(after, left_out, name)
             }
-            Place::UserSpace(standin) => {
-                let observers = standin.observers();
-                let kept = observers.watch(WATCH_LEASE);
-                kept.after(after, observers.left_out(), name)
+            Place::UserSpace(stand_in, _) => {
+                let observer = stand_in.observer();
+                let left_out = observer.left_out();
+                let kept = observer.watch(WATCH_LEASE, monotonic_ns());
+                kept.after(after, left_out, name)
             }
         }
     }
+}
+
+/// What `bpf_ktime_get_ns` and the shards' clock tell: CLOCK_MONOTONIC.
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call fills the struct that it is given, and cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

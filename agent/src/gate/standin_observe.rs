@@ -1,7 +1,8 @@
-//! What the stand-in remembers for people, as the filter's maps do in the kernel.
+//! What the stand-in remembers for people, as the filter's maps do in the kernel. All shards share
+//! it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_common::bundle::BundleShape;
@@ -9,7 +10,8 @@ use agent_common::classify::{HeaderFault, check_datagram};
 use agent_common::frame::FRAME_HEADER_LEN;
 use agent_common::layout::{LISTENERS_MAX, SOCKET_SYSLOG, SocketSlot};
 use agent_common::observe::{
-    RefusedSample, SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WatchTurn, first_verdict, sizes,
+    RefusedSample, SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WHO_MAX, WatchTurn,
+    first_verdict, sizes,
 };
 use agent_common::source::Source;
 use agent_common::verdict::Verdict;
@@ -17,143 +19,119 @@ use agent_common::verdict::Verdict;
 use super::refused::Kept;
 use super::who::Recent;
 
-/// Sources that a shard counts: 0.7 MB in its tables' allowance (`limits::SHARD_TABLES_MEMORY`).
-const SHARD_SOURCES_MAX: usize = 8_192;
+/// Parts of the table of sources, each with a lock of its own, so that shards seldom meet.
+const PARTS: usize = 16;
 /// Samples that wait for the control thread, which asks four times a second: beyond these they are
 /// left out, and counted.
 const WAITING_MAX: usize = 256;
 
-/// What all shards' observers share, and the control thread reads.
-#[derive(Default)]
-pub struct Observers {
-    all: Mutex<Vec<Arc<Observed>>>,
+/// As many sources as the kernel's map has: 1.5 MB.
+pub struct Observer {
+    recent: [Mutex<Recent>; PARTS],
+    sizes: Vec<[AtomicU64; SIZE_WORDS]>,
     /// Until when somebody watches, in nanoseconds of the monotonic clock.
     watch_until_ns: AtomicU64,
-    waiting: Mutex<Vec<RefusedSample>>,
-    left_out: AtomicU64,
+    sampling: Mutex<Sampling>,
     kept: Mutex<Kept>,
 }
 
-/// One shard's part. The control thread takes the lock when it reads, which is seldom and short.
-struct Observed {
-    recent: Mutex<Recent>,
-    sizes: Vec<[AtomicU64; SIZE_WORDS]>,
-}
-
-/// A shard's own.
-pub struct Observer {
-    shared: Arc<Observers>,
-    own: Arc<Observed>,
+#[derive(Default)]
+struct Sampling {
     turn: WatchTurn,
+    waiting: Vec<RefusedSample>,
 }
 
-impl Observers {
-    /// For another shard.
-    pub fn observer(self: &Arc<Self>) -> Observer {
-        let own = Arc::new(Observed {
-            recent: Mutex::new(Recent::new(SHARD_SOURCES_MAX)),
+impl Default for Observer {
+    fn default() -> Self {
+        Self {
+            recent: std::array::from_fn(|_| Mutex::new(Recent::new(WHO_MAX as usize / PARTS))),
             sizes: (0..LISTENERS_MAX)
                 .map(|_| std::array::from_fn(|_| AtomicU64::new(0)))
                 .collect(),
-        });
-        lock(&self.all).push(Arc::clone(&own));
-        Observer {
-            shared: Arc::clone(self),
-            own,
-            turn: WatchTurn::default(),
+            watch_until_ns: AtomicU64::new(0),
+            sampling: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
+}
 
-    /// Every source that some shard counts; one that several shards see is summed.
+impl Observer {
+    /// Every source that is counted now.
     pub fn sources(&self) -> Vec<(Source, SourceCounts)> {
-        let mut sum = std::collections::HashMap::<Source, SourceCounts>::new();
-        for observed in lock(&self.all).iter() {
-            for (source, counts) in lock(&observed.recent).all() {
-                let all = sum.entry(source).or_default();
-                all.datagrams += counts.datagrams;
-                all.bytes += counts.bytes;
-                all.refused += counts.refused;
-            }
+        let mut all = Vec::new();
+        for part in &self.recent {
+            all.extend(lock(part).all());
         }
-        sum.into_iter().collect()
+        all
     }
 
     pub fn sizes(&self, listener: u32) -> SizeCounts {
-        let mut sum = [0; SIZE_WORDS];
-        for observed in lock(&self.all).iter() {
-            let Some(counts) = observed.sizes.get(listener as usize) else {
-                continue;
-            };
-            for (sum, count) in sum.iter_mut().zip(counts) {
-                *sum += count.load(Ordering::Relaxed);
-            }
-        }
-        sum
+        let counts = self.sizes.get(listener as usize);
+        counts.map_or([0; SIZE_WORDS], |counts| {
+            std::array::from_fn(|at| counts[at].load(Ordering::Relaxed))
+        })
     }
 
-    /// Keeps sampling on for this long, and takes what was sampled.
-    pub fn watch(&self, lease: Duration) -> MutexGuard<'_, Kept> {
-        let until = super::monotonic_ns() + lease.as_nanos() as u64;
+    /// Keeps sampling on for this long from `now_ns`, and takes what was sampled.
+    pub fn watch(&self, lease: Duration, now_ns: u64) -> MutexGuard<'_, Kept> {
+        let until = now_ns + lease.as_nanos() as u64;
         self.watch_until_ns.store(until, Ordering::Relaxed);
         let mut kept = lock(&self.kept);
-        for sample in lock(&self.waiting).drain(..) {
+        for sample in lock(&self.sampling).waiting.drain(..) {
             kept.push(sample);
         }
         kept
     }
 
     pub fn left_out(&self) -> u64 {
-        self.left_out.load(Ordering::Relaxed)
+        lock(&self.sampling).turn.left_out
     }
-}
 
-impl Observer {
-    /// A judged bundle: `verdict` is what those of its datagrams share that are no frames, if any.
+    /// A bundle that was judged as `verdict` at `now_ns`, from `source`, which `holder` stands for.
     pub fn observe(
-        &mut self,
+        &self,
         slot: &SocketSlot,
-        source: &Source,
-        holder: &Source,
+        (source, holder): (&Source, &Source),
         shape: BundleShape,
         verdict: Verdict,
         bundle: &[u8],
+        now_ns: u64,
     ) {
         let (datagrams, bytes) = (u64::from(shape.datagrams()), u64::from(shape.payload_len));
         let refused = match verdict {
             Verdict::Passed => 0,
             _ => datagrams,
         };
-        lock(&self.own.recent).add(*holder, datagrams, bytes, refused);
-        if let Some(counts) = self.own.sizes.get(slot.listener as usize) {
+        lock(&self.recent[part(holder)]).add(*holder, datagrams, bytes, refused);
+        if let Some(counts) = self.sizes.get(slot.listener as usize) {
             for (bucket, count) in sizes(shape) {
                 counts[bucket].fetch_add(count, Ordering::Relaxed);
             }
             counts[SIZE_SUM].fetch_add(bytes, Ordering::Relaxed);
         }
         if refused > 0 {
-            self.sample(slot, source, shape, verdict, bundle);
+            let until = self.watch_until_ns.load(Ordering::Relaxed);
+            if now_ns < until {
+                self.sample(slot, source, shape, verdict, bundle, now_ns);
+            }
         }
     }
 
     fn sample(
-        &mut self,
+        &self,
         slot: &SocketSlot,
         source: &Source,
         shape: BundleShape,
         verdict: Verdict,
         bundle: &[u8],
+        now_ns: u64,
     ) {
-        let until = self.shared.watch_until_ns.load(Ordering::Relaxed);
-        if until == 0 {
+        let mut sampling = lock(&self.sampling);
+        if !sampling.turn.take(now_ns) {
             return;
         }
-        let now = super::monotonic_ns();
-        if now >= until {
-            return;
-        }
-        let left_out = &self.shared.left_out;
-        if !self.turn.take(now) {
-            left_out.fetch_add(1, Ordering::Relaxed);
+        if sampling.waiting.len() == WAITING_MAX {
+            sampling.turn.left_out += 1;
             return;
         }
         let first = match shape.datagrams() {
@@ -178,13 +156,16 @@ impl Observer {
         let (verdict, fault) = first_verdict(verdict, fault);
         sample.verdict = verdict as u8;
         sample.fault = fault;
-        let mut waiting = lock(&self.shared.waiting);
-        if waiting.len() == WAITING_MAX {
-            left_out.fetch_add(1, Ordering::Relaxed);
-        } else {
-            waiting.push(sample);
-        }
+        sampling.waiting.push(sample);
     }
+}
+
+/// Which part of the table has the source: the last bits of an address differ most.
+fn part(source: &Source) -> usize {
+    let mixed = source.words.iter().fold(0u32, |mixed, word| {
+        (mixed ^ word).wrapping_mul(0x9e37_79b1).rotate_left(13)
+    });
+    mixed as usize % PARTS
 }
 
 /// What is behind these locks is whole after each statement.
@@ -216,17 +197,17 @@ mod tests {
     }
 
     #[test]
-    fn sources_and_sizes_are_summed_over_the_shards() {
-        let observers = Arc::new(Observers::default());
-        let mut shards = [observers.observer(), observers.observer()];
+    fn sources_and_sizes_are_counted() {
+        let observer = Observer::default();
         let (a, b) = (source("192.0.2.1"), source("192.0.2.2"));
         let bundle = [0; 250];
-        for shard in &mut shards {
+        for _ in 0..2 {
             let shape = shape(&bundle, 100);
-            shard.observe(&SLOT, &a, &a, shape, Verdict::Passed, &bundle);
+            observer.observe(&SLOT, (&a, &a), shape, Verdict::Passed, &bundle, 0);
         }
-        shards[0].observe(&SLOT, &b, &b, shape(&bundle, 0), Verdict::Denied, &bundle);
-        let mut sources = observers.sources();
+        let single = shape(&bundle, 0);
+        observer.observe(&SLOT, (&a, &b), single, Verdict::Denied, &bundle, 0);
+        let mut sources = observer.sources();
         sources.sort_by_key(|(_, counts)| counts.datagrams);
         let counts = |datagrams, bytes, refused| SourceCounts {
             datagrams,
@@ -234,39 +215,49 @@ mod tests {
             refused,
         };
         assert_eq!(sources, [(b, counts(1, 250, 1)), (a, counts(6, 500, 0))]);
-        let sizes = observers.sizes(3);
+        let sizes = observer.sizes(3);
         // Four of 100 bytes (to 128), two of 50 (to 64), one of 250 (to 256), and all their bytes.
         assert_eq!((sizes[0], sizes[1], sizes[2], sizes[3]), (2, 4, 1, 0));
         assert_eq!(sizes[SIZE_SUM], 750);
-        assert_eq!(observers.sizes(0), [0; SIZE_WORDS]);
+        assert_eq!(observer.sizes(0), [0; SIZE_WORDS]);
     }
 
     #[test]
     fn nothing_is_sampled_while_nobody_watches_and_a_bounded_part_otherwise() {
-        let observers = Arc::new(Observers::default());
-        let mut shard = observers.observer();
+        let observer = Observer::default();
         let from = source("2001:db8::7");
+        let holder = source("2001:db8::");
         let bad = b"hello";
-        let mut refuse = |times: usize| {
+        let refuse = |times: u64, now_ns: u64| {
             for _ in 0..times {
-                shard.observe(&SLOT, &from, &from, shape(bad, 0), Verdict::Malformed, bad);
+                let shape = shape(bad, 0);
+                let who = (&from, &holder);
+                observer.observe(&SLOT, who, shape, Verdict::Malformed, bad, now_ns);
             }
         };
-        refuse(10);
+        let second = Duration::from_secs(1);
         let name = |_| "udp".to_owned();
-        let watched = observers.watch(Duration::from_secs(60)).after(0, 0, name);
+        refuse(10, 5);
+        let watched = observer.watch(second, 5).after(0, 0, name);
         assert!(watched.samples.is_empty());
-        refuse(100);
-        let watched = observers.watch(Duration::from_secs(60)).after(0, 0, name);
-        // A turn ends some time in between, perhaps.
-        assert!((16..=32).contains(&watched.samples.len()), "{watched:?}");
-        assert_eq!(watched.samples.len() as u64 + observers.left_out(), 100);
+        refuse(100, 6);
+        let watched = observer.watch(second, 7).after(0, 0, name);
+        assert_eq!((watched.samples.len(), observer.left_out()), (16, 84));
         let one = &watched.samples[0];
         assert_eq!((one.source.as_str(), one.head.as_str()), ("2001:db8::7", "hello"));
         assert_eq!(one.fault.as_deref(), Some("truncated"));
-        // The lease is over at once: no more.
-        drop(observers.watch(Duration::ZERO));
-        refuse(10);
-        assert_eq!(observers.watch(Duration::ZERO).after(watched.last, 0, name).samples, []);
+        // Turn after turn, and nobody takes them.
+        for turn in 1..100 {
+            observer.watch_until_ns.store(u64::MAX, Ordering::Relaxed);
+            refuse(17, turn << 27);
+        }
+        assert_eq!(lock(&observer.sampling).waiting.len(), WAITING_MAX);
+        let sampled = observer.watch(second, 100 << 27).after(watched.last, 0, name);
+        let refused = 99 * 17;
+        assert_eq!(sampled.samples.len() as u64 + observer.left_out() - 84, refused);
+        // The lease is over: no more.
+        refuse(10, 200 << 27);
+        let sampled = observer.watch(second, 200 << 27).after(sampled.last, 0, name);
+        assert!(sampled.samples.is_empty());
     }
 }
