@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod allocation;
 pub mod crash;
+pub mod fence;
 pub mod interop;
 pub mod mount;
 pub mod netns;
