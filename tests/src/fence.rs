@@ -99,7 +99,7 @@ impl<K: Kernel> Rig<K> {
     }
 
     /// The next completion, which must come.
-    pub fn next(&mut self) -> Completion {
+    pub fn take(&mut self) -> Completion {
         self.within(WAIT_MAX).expect("a completion")
     }
 
@@ -118,14 +118,14 @@ impl<K: Kernel> Rig<K> {
     /// Pushes, and returns what came of it.
     pub fn answer(&mut self, op: Op) -> Completion {
         self.kernel.push(op);
-        self.next()
+        self.take()
     }
 
     /// The bytes of a stream until its receive ends, and how it ended; every buffer goes back.
     pub fn read(&mut self) -> (Vec<u8>, Result<(), i32>) {
         let mut bytes = Vec::new();
         loop {
-            match self.next() {
+            match self.take() {
                 Completion::Received {
                     result: Ok(Received::Data(lease)),
                     more,

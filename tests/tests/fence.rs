@@ -74,7 +74,7 @@ fn connections_are_accepted_until_it_is_cancelled<K: Kernel>(make: Make<K>) {
         rig.is_quiet();
         for _ in 0..3 {
             let peer = TcpStream::connect(address).expect("connect");
-            let (own, more) = accepted(rig.next());
+            let (own, more) = accepted(rig.take());
             assert_eq!(own.peer_addr().ok(), peer.local_addr().ok());
             assert!(more);
         }
@@ -97,7 +97,7 @@ fn connections_are_accepted_until_it_is_cancelled<K: Kernel>(make: Make<K>) {
             listener: LISTENER,
             socket: socket(&listener),
         });
-        accepted(rig.next());
+        accepted(rig.take());
         rig.answer(Op::AcceptCancel { listener: LISTENER });
     }
 }
@@ -191,14 +191,14 @@ fn a_stream_waits_for_buffers<K: Kernel>(make: Make<K>) {
         (&streams[usize::from(slot)].1)
             .write_all(b"first")
             .expect("write");
-        let (peer, lease) = data(rig.next());
+        let (peer, lease) = data(rig.take());
         assert_eq!(peer, id(slot));
         assert_eq!(rig.kernel.bytes(&lease), b"first");
         held.push(lease);
     }
     rig.kernel.push(receive(2));
     (&streams[2].1).write_all(b"second").expect("write");
-    let end = rig.next();
+    let end = rig.take();
     assert!(
         matches!(
             end,
@@ -215,7 +215,7 @@ fn a_stream_waits_for_buffers<K: Kernel>(make: Make<K>) {
         rig.kernel.give_back(lease);
     }
     rig.kernel.push(receive(2));
-    let (peer, lease) = data(rig.next());
+    let (peer, lease) = data(rig.take());
     assert_eq!((peer, rig.kernel.bytes(&lease)), (id(2), &b"second"[..]));
     rig.kernel.give_back(lease);
 }
@@ -285,7 +285,7 @@ fn datagrams_come_one_by_one<K: Kernel>(make: Make<K>) {
             result: Ok(bundle),
             more,
             ..
-        } = rig.next()
+        } = rig.take()
         else {
             panic!("no bundle");
         };
@@ -310,7 +310,7 @@ fn a_bundle_says_where_its_datagrams_end<K: Kernel>(make: Make<K>) {
     let with_shorter_last = [datagrams.clone(), vec![b"end".to_vec()]].concat();
     for sent in [datagrams, with_shorter_last] {
         sender.send_bundle(&sent);
-        let bundle = bundle(rig.next());
+        let bundle = bundle(rig.take());
         assert_eq!(bundle.segment_len, Some(1000));
         assert_eq!(bundle.from, Some(sender.local()));
         assert!(payload(&rig, &bundle) == sent.concat(), "{bundle:?}");
@@ -329,7 +329,7 @@ fn datagrams_wait_for_buffers<K: Kernel>(make: Make<K>) {
     }
     let mut held = Vec::new();
     let end = loop {
-        match rig.next() {
+        match rig.take() {
             Completion::ReceivedFrom {
                 result: Ok(bundle), ..
             } => held.push(bundle),
@@ -351,11 +351,11 @@ fn datagrams_wait_for_buffers<K: Kernel>(make: Make<K>) {
         }
         rig.kernel.push(receive_from(&own));
         while held.len() < 2.min(5 - seen.len()) {
-            held.push(bundle(rig.next()));
+            held.push(bundle(rig.take()));
         }
         rig.kernel
             .push(Op::ReceiveFromCancel { listener: LISTENER });
-        let end = rig.next();
+        let end = rig.take();
         let (no_buffers, canceled) = (
             ended_with(&end, libc::ENOBUFS),
             ended_with(&end, libc::ECANCELED),
@@ -424,7 +424,7 @@ fn what_is_sent_arrives<K: Kernel>(make: Make<K>) {
     let early = peer.read(&mut [0]).map_err(|error| error.kind());
     assert_eq!(early, Err(ErrorKind::WouldBlock));
     peer.set_nonblocking(false).expect("a flag");
-    let (lease, result) = sent(rig.next());
+    let (lease, result) = sent(rig.take());
     assert_eq!(result, Ok(200));
     let mut bytes = [0; 200];
     peer.read_exact(&mut bytes).expect("read");
@@ -470,7 +470,7 @@ fn a_full_socket_holds_a_send_up<K: Kernel>(make: Make<K>) {
     let mut taken = vec![0; before as usize];
     peer.read_exact(&mut taken).expect("read");
     // Room again: the send goes on by itself.
-    let (lease, result) = sent(rig.next());
+    let (lease, result) = sent(rig.take());
     let last = result.expect("sent") as usize;
     assert!(last > 0);
     let mut rest = vec![0; last];
@@ -489,7 +489,7 @@ fn a_shutdown_ends_a_send<K: Kernel>(make: Make<K>) {
         socket: socket(&own),
     });
     // The send fails, the receive comes to its end; in whichever order.
-    let mut ends = [rig.next(), rig.next()].map(|completion| match completion {
+    let mut ends = [rig.take(), rig.take()].map(|completion| match completion {
         Completion::AckSent { lease, result, .. } => {
             rig.kernel.give_back_send(lease);
             format!("{result:?}")
@@ -530,7 +530,7 @@ fn the_sending_side_ends_alone<K: Kernel>(make: Make<K>) {
     });
     assert_eq!(peer.read(&mut [0]).expect("read"), 0, "the stream's end");
     peer.write_all(b"still read").expect("write");
-    let (_, lease) = data(rig.next());
+    let (_, lease) = data(rig.take());
     assert_eq!(rig.kernel.bytes(&lease), b"still read");
     rig.kernel.give_back(lease);
     drop(peer);
@@ -563,15 +563,15 @@ fn a_header_is_looked_at_once_it_is_whole<K: Kernel>(make: Make<K>) {
     peer.write_all(&bytes[..39]).expect("write");
     rig.is_quiet();
     peer.write_all(&bytes[39..]).expect("write");
-    assert_eq!(peeked(rig.next()).as_deref(), Ok(&bytes[..40]));
+    assert_eq!(peeked(rig.take()).as_deref(), Ok(&bytes[..40]));
     rig.is_quiet();
     // It is all still there, and each byte counts again.
     rig.kernel.push(receive(&own));
-    let (_, lease) = data(rig.next());
+    let (_, lease) = data(rig.take());
     assert_eq!(rig.kernel.bytes(&lease), bytes);
     rig.kernel.give_back(lease);
     peer.write_all(b"!").expect("write");
-    let (_, lease) = data(rig.next());
+    let (_, lease) = data(rig.take());
     assert_eq!(rig.kernel.bytes(&lease), b"!");
     rig.kernel.give_back(lease);
 }
@@ -583,7 +583,7 @@ fn a_short_stream_is_looked_at_too<K: Kernel>(make: Make<K>) {
     peer.write_all(b"short").expect("write");
     rig.is_quiet();
     drop(peer);
-    assert_eq!(peeked(rig.next()).as_deref(), Ok(&b"short"[..]));
+    assert_eq!(peeked(rig.take()).as_deref(), Ok(&b"short"[..]));
 }
 
 fn a_cancelled_look_leaves_the_socket<K: Kernel>(make: Make<K>) {
@@ -593,7 +593,7 @@ fn a_cancelled_look_leaves_the_socket<K: Kernel>(make: Make<K>) {
     peer.write_all(b"short").expect("write");
     rig.is_quiet();
     rig.kernel.push(Op::PeekCancel { peer: PEER });
-    assert_eq!(peeked(rig.next()), Err(CANCELED));
+    assert_eq!(peeked(rig.take()), Err(CANCELED));
     let closed = rig.answer(Op::PeerClose {
         peer: PEER,
         socket: penstock::shard::op::Socket(own.into_raw_fd()),
@@ -616,7 +616,7 @@ fn a_connection_moves_to_another_fence<K: Kernel>(make: Make<K>) {
         Ok(&bytes[..40])
     );
     second.kernel.push(receive(&own));
-    let (_, lease) = data(second.next());
+    let (_, lease) = data(second.take());
     assert_eq!(second.kernel.bytes(&lease), bytes);
     second.kernel.give_back(lease);
     // The first one has a new peer in the slot, which is not mistaken for the old one.
@@ -631,10 +631,10 @@ fn a_connection_moves_to_another_fence<K: Kernel>(make: Make<K>) {
     });
     peer.write_all(b"to the second").expect("write");
     first.is_quiet();
-    let (_, lease) = data(second.next());
+    let (_, lease) = data(second.take());
     second.kernel.give_back(lease);
     other_peer.write_all(b"to the first").expect("write");
-    let (peer, lease) = data(first.next());
+    let (peer, lease) = data(first.take());
     assert_eq!(
         (peer, first.kernel.bytes(&lease)),
         (id, &b"to the first"[..])
@@ -810,7 +810,7 @@ fn many_writes_come_back_each_with_its_block<K: Kernel>(make: Make<K>) {
             open.push(block);
         }
         while !open.is_empty() {
-            let Completion::JournalWritten { block, result } = rig.next() else {
+            let Completion::JournalWritten { block, result } = rig.take() else {
                 panic!("no write");
             };
             assert_eq!(result, Ok(BLOCK_LEN as u32));
@@ -841,7 +841,7 @@ fn another_thread_wakes_it<K: Kernel>(make: Make<K>) {
         let thread = thread::spawn(move || waker.wake());
         // Without an end of its own.
         rig.kernel.wait(None).expect("a wait");
-        let woken = rig.next();
+        let woken = rig.take();
         assert!(matches!(woken, Completion::Woken), "{woken:?}");
         thread.join().expect("the thread");
     }

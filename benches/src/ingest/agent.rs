@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use super::case::Io;
 use super::samples::Samples;
 use super::{RECEIVER_CORE, core_set, http};
 
@@ -24,6 +25,7 @@ pub struct Plan<'a> {
     pub binary: &'a Path,
     /// Kept from one start to the next.
     pub folder: &'a Path,
+    pub io: Io,
     pub sink: bool,
     pub journal_max: u64,
 }
@@ -136,13 +138,14 @@ impl Drop for Agent {
 fn configuration(plan: &Plan<'_>, admin: SocketAddr) -> String {
     let data = plan.folder.join("data");
     format!(
-        "data_dir = \"{}\"\nshards = 1\n\
+        "data_dir = \"{}\"\nshards = 1\nio = \"{}\"\n\
          [admin]\naddress = \"{admin}\"\n\
          [journal]\nmax_size = \"{}MiB\"\nmin_free = \"1GiB\"\n\
          [listeners.udp]\naddress = \"udp://127.0.0.1:0\"\n\
          [listeners.tcp]\naddress = \"tcp://127.0.0.1:0\"\n\
          [sinks.files]\ntype = \"file\"\nenabled = {}\n",
         data.display(),
+        plan.io.word(),
         plan.journal_max >> 20,
         plan.sink,
     )

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::agent::{Agent, Plan};
 use super::bare::Bare;
-use super::case::{Case, Contender};
+use super::case::{Case, Contender, Io};
 use super::generator::{Load, Sent};
 use super::process;
 use super::samples::Samples;
@@ -133,8 +133,8 @@ impl Stage {
     ) -> anyhow::Result<Measurement> {
         match contender {
             Contender::Bare => self.bare(case),
-            Contender::SinkIdle => self.agent(case, false, catch_up),
-            Contender::SinkRunning => self.agent(case, true, false),
+            Contender::SinkIdle(io) => self.agent(case, io, false, catch_up),
+            Contender::SinkRunning(io) => self.agent(case, io, true, false),
         }
     }
 
@@ -183,11 +183,12 @@ impl Stage {
         })
     }
 
-    fn agent(&self, case: Case, sink: bool, catch_up: bool) -> anyhow::Result<Measurement> {
+    fn agent(&self, case: Case, io: Io, sink: bool, catch_up: bool) -> anyhow::Result<Measurement> {
         let folder = tempfile::tempdir_in(&self.data)?;
         let mut plan = Plan {
             binary: &self.binary,
             folder: folder.path(),
+            io,
             sink,
             journal_max: self.journal_max,
         };
