@@ -114,7 +114,7 @@ fn receive(own: &TcpStream) -> Op {
 /// Bytes whose place shows.
 fn numbered(len: usize) -> Vec<u8> {
     (0..len)
-        .map(|at| (at / 4 >> (8 * (at % 4))) as u8)
+        .map(|at| ((at / 4) >> (8 * (at % 4))) as u8)
         .collect()
 }
 
