@@ -86,6 +86,7 @@ impl Agent {
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
         let registry = Arc::new(Registry::new());
+        store.recall(data.path());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
@@ -326,6 +327,7 @@ impl Agent {
         let outcome = joined
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.store.leave(self.data.path());
         self.shared.close_sockets();
         outcome
     }
