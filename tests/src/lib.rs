@@ -10,3 +10,4 @@ pub mod machine;
 pub mod mount;
 pub mod netns;
 pub mod sim;
+pub mod veth;

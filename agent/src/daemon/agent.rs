@@ -13,7 +13,7 @@ use crate::daemon::disk::DiskWatch;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
-use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
+use crate::daemon::shards::{Shard, ShardPlan, choose_io, listener_plans};
 use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
@@ -24,6 +24,7 @@ use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::privilege::{self, Kept};
 use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
@@ -54,6 +55,9 @@ pub struct Agent {
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
+    /// For sockets that are opened while the agent runs.
+    #[allow(dead_code, reason = "nothing opens sockets at run time yet")]
+    pub(super) kept: Kept,
     /// Ends with the agent.
     _schemas: Watch,
 }
@@ -63,6 +67,7 @@ impl Agent {
     pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
+        privilege::become_user(settings)?;
         for warning in config::warnings(settings) {
             tracing::warn!("{warning}");
         }
@@ -82,6 +87,7 @@ impl Agent {
             settings.journal.producer_expiry,
             unix_ns_now(),
         )?;
+        let io = choose_io(settings.io, shard_count)?;
         let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
@@ -124,6 +130,7 @@ impl Agent {
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
+                io,
                 folder: data.shard_folder(shard),
                 journal: JournalPlan {
                     commit_interval: settings.journal.commit_interval,
@@ -162,9 +169,11 @@ impl Agent {
             sinks: sinks.views,
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
+            io,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let kept = privilege::settle(settings)?;
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
@@ -181,6 +190,7 @@ impl Agent {
             stop_timeout: settings.stop_timeout,
             data,
             left_behind: Mutex::new(left_behind),
+            kept,
             _schemas: schemas,
         }
         .listening())
@@ -230,10 +240,11 @@ impl Agent {
         let milliseconds = self.shared.started.elapsed().as_millis() as u64;
         let (shards, admin) = (self.shards.len(), self.admin_address);
         let gate = self.shared.gate_kind.label();
+        let io = self.shared.io.label();
         match self.readiness.is_ready() {
-            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            true => tracing::info!(milliseconds, shards, io, gate, %admin, "ready"),
             false => tracing::warn!(
-                milliseconds, shards, gate, %admin,
+                milliseconds, shards, io, gate, %admin,
                 "not ready yet: the journal is not writable, senders are told to try later",
             ),
         }
@@ -313,7 +324,7 @@ impl Agent {
             for shard in shards {
                 // The writer goes with its shard, and with it the feeds: sinks see the end.
                 if let Err(error) = shard.join() {
-                    outcome = Err(Failure::io("a shard's ring", &error));
+                    outcome = Err(Failure::io("a shard's fence", &error));
                 }
             }
             sink_stop.set(end - SINK_HANG);
