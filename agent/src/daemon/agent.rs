@@ -96,6 +96,7 @@ impl Agent {
         gate.apply(&settings.gate.policy)
             .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
+        store.recall(data.path());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
@@ -340,6 +341,7 @@ impl Agent {
         let outcome = joined
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.store.leave(self.data.path());
         self.shared.close_sockets();
         outcome
     }

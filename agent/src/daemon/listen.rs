@@ -54,7 +54,7 @@ pub fn bind(
     for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
-            Some(socket) => take_over(settings, socket, gate.kind()),
+            Some(socket) => take_over(settings, socket, shards > 1, gate.kind()),
             None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
@@ -137,8 +137,15 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
-fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
-    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
+fn take_over(
+    settings: &ListenerSettings,
+    socket: Socket,
+    shared: bool,
+    gate: GateKind,
+) -> io::Result<Socket> {
+    // The number of shards may have changed: others can join a socket that allows it later.
+    socket.set_reuse_port(shared)?;
+    if gate == GateKind::UserSpace {
         detach_filter(&socket)?;
     }
     set_up(settings, &socket)?;
