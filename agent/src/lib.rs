@@ -14,6 +14,7 @@ pub mod frame;
 pub mod gate;
 pub mod journal;
 pub mod limits;
+pub mod log;
 pub mod metric;
 pub mod record;
 pub mod schema;

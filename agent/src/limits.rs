@@ -8,6 +8,19 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// Requests to the control thread that wait; further ones wait with their connections, of which
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
+/// The longest answer to one, in bytes of JSON.
+pub const CONTROL_ANSWER_LEN_MAX: usize = 1 << 20;
+
+/// Errors or warnings from one place in the code that are logged before more of them are counted and
+/// summed up, once a minute. A configuration with a hint for each of some listeners stays below.
+pub const LOG_REPEATS_MAX: u32 = 20;
+/// Places in the code that are told apart in this; there are about 60.
+pub const LOG_KINDS_MAX: usize = 256;
+/// What a summary quotes, in bytes.
+pub const LOG_TEXT_LEN_MAX: usize = 200;
+/// The longest value of a field that journald is sent, in bytes: a dozen of them are half of what a
+/// datagram may have (net.core.wmem_default, 208 KiB).
+pub const LOG_VALUE_LEN_MAX: usize = 8 << 10;
 
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
 pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;

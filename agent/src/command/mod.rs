@@ -6,12 +6,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
+mod ask;
 mod cat;
 mod check;
 mod config;
 mod generate;
+mod healthcheck;
 mod journal;
 mod load;
+mod log;
 mod run;
 mod schema;
 mod send;
@@ -38,6 +41,8 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    Log(log::Arguments),
+    Healthcheck(healthcheck::Arguments),
     #[command(hide = true)]
     Generate(generate::Arguments),
 }
@@ -67,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Log(arguments) => log::run(arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
         Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {

@@ -12,6 +12,7 @@ use crate::daemon::request::{Ask, Refused, Request};
 use crate::daemon::signal::{Asked, Signals};
 use crate::exit::Failure;
 use crate::limits;
+use crate::log;
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -72,6 +73,7 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
                 let _ = ask.reply.send(agent.answer(ask.request));
             }
             _ = watch.tick() => {
+                log::sum_up();
                 if let Err(failure) = agent.watch() {
                     tracing::error!("{failure}");
                     break Some(failure);
