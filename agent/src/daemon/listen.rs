@@ -13,10 +13,6 @@ use crate::gate::{Gate, GateError};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
-/// Connections that the kernel completes before the shard accepts them; net.core.somaxconn (4,096
-/// by default since Linux 5.4) bounds it too.
-const BACKLOG: i32 = 4096;
-
 /// One listener's sockets, one per shard, all on one address.
 pub struct Bound {
     pub address: SocketAddr,
@@ -52,7 +48,7 @@ pub fn bind(
             .map_err(|error| failure(settings, &error))?;
         if settings.protocol == Protocol::Tcp {
             socket
-                .listen(BACKLOG)
+                .listen(i32::from(limits::LISTEN_BACKLOG))
                 .map_err(|error| failure(settings, &error))?;
         }
         // Port 0 is a free port, the same one for every shard.
