@@ -7,6 +7,11 @@
 
 pub mod bundle;
 pub mod classify;
+pub mod connection;
 pub mod frame;
+pub mod keep;
 pub mod layout;
+pub mod owner;
+pub mod ramp;
+pub mod steer;
 pub mod verdict;

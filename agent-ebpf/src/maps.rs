@@ -2,11 +2,15 @@
 //!
 //! Arrays are made for one listener; the loader sets the true number of entries.
 
-use agent_common::layout::{BundleCount, SOCKETS_MAX, SocketSlot, Stray};
+use agent_common::connection::ConnectionVerdict;
+use agent_common::layout::{
+    BundleCount, LISTENERS_MAX, SHARDS_MAX, SOCKETS_MAX, SocketSlot, Stray,
+};
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ReusePortSockArray};
 
 /// By socket cookie, which the kernel never gives out twice.
 #[map]
@@ -24,6 +28,22 @@ pub static BUNDLES: PerCpuArray<u64> = PerCpuArray::with_max_entries(BundleCount
 
 #[map]
 pub static STRAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stray::COUNT as u32, 0);
+
+/// Filled when a listener's sockets are bound; the kernel takes a socket out when it is closed.
+#[map]
+pub static SHARD_SOCKETS: ReusePortSockArray =
+    ReusePortSockArray::with_max_entries(LISTENERS_MAX * SHARDS_MAX, 0);
+
+#[map]
+pub static STEERED_SHARDS: Array<u32> = Array::with_max_entries(LISTENERS_MAX, 0);
+
+#[map]
+pub static STEERED: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(LISTENERS_MAX * SteeredBy::COUNT as u32, 0);
+
+#[map]
+pub static CONNECTIONS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(ConnectionVerdict::COUNT as u32, 0);
 
 /// Numbers of `enum skb_drop_reason` in the running kernel; 0, which is no reason in any kernel
 /// (`SKB_NOT_DROPPED_YET`), where the kernel has no such reason.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
 mod coverage;
 mod crash;
@@ -38,6 +39,7 @@ enum Command {
     Sim(sim::Arguments),
     Crash(crash::Arguments),
     Coverage(coverage::Arguments),
+    Bench(bench::Arguments),
     Dist(dist::Arguments),
 }
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(arguments),
         Command::Crash(arguments) => crash::run(arguments),
         Command::Coverage(arguments) => coverage::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Dist(arguments) => dist::run(arguments),
     };
     outcome::exit_code(outcome)

@@ -11,11 +11,16 @@ mod kernel;
 pub mod log;
 pub mod object;
 pub mod policy;
+pub mod pressure;
 mod proc_drops;
 pub mod standin;
+mod steer;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
+use agent_common::connection::ConnectionVerdict;
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 
 pub use error::GateError;
@@ -25,6 +30,7 @@ use crate::config::settings::GateMode;
 use crate::shard::op::ListenerId;
 use kernel::KernelGate;
 use proc_drops::ProcDrops;
+use socket2::{SockRef, Type};
 
 /// Where the gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +104,9 @@ impl Gate {
         }
     }
 
-    /// Puts a UDP socket behind the gate: call it before `bind`, so that no datagram goes unjudged.
+    /// Puts a socket behind the gate: call it before `bind`, so that nothing goes unjudged. Of a TCP
+    /// listener's socket the connections that are asked for are judged, and nothing of those that
+    /// there are.
     pub fn guard(
         &mut self,
         listener: ListenerId,
@@ -113,12 +121,48 @@ impl Gate {
         }
         match &mut self.place {
             Place::Kernel(gate) => gate.guard(listener, payload_len_max, socket),
-            Place::UserSpace(drops) => drops.watch(listener, socket).map_err(GateError::Stat),
+            Place::UserSpace(drops) => match is_stream(socket).map_err(GateError::Stat)? {
+                // What has no datagrams drops none.
+                true => Ok(()),
+                false => drops.watch(listener, socket).map_err(GateError::Stat),
+            },
         }
     }
 
-    /// From here on each datagram for the listener is counted as `closing` and dropped. In user
-    /// space the shard does the same by no longer receiving.
+    /// Has the gate say which of a listener's UDP sockets takes a bundle; all are bound to one
+    /// address, and the index is the shard. False where it cannot, and the kernel spreads senders by
+    /// its own hash of addresses and ports: each sender's order is kept by that too, unless it
+    /// changes its port.
+    pub fn steer(
+        &mut self,
+        listener: ListenerId,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<bool, GateError> {
+        match &mut self.place {
+            Place::Kernel(gate) if sockets.len() > 1 => gate.steer(listener, sockets),
+            _ => Ok(false),
+        }
+    }
+
+    /// Bundles that were steered, by what decided (`SteeredBy::ALL`).
+    pub fn steered(&self, listener: ListenerId) -> [u64; SteeredBy::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.steered(listener),
+            Place::UserSpace(_) => [0; SteeredBy::COUNT],
+        }
+    }
+
+    /// Attempts to open a connection, by verdict (`ConnectionVerdict::ALL`); all 0 where the shards
+    /// count.
+    pub fn connections(&self, listener: ListenerId) -> [u64; ConnectionVerdict::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.connections(listener),
+            Place::UserSpace(_) => [0; ConnectionVerdict::COUNT],
+        }
+    }
+
+    /// From here on each datagram for the listener is counted as `closing` and dropped, and so is
+    /// each connection that is asked for. In user space the shard does the same by no longer receiving.
     pub fn close(&mut self, listener: ListenerId) {
         if let Place::Kernel(gate) = &mut self.place {
             gate.close(listener);
@@ -170,6 +214,15 @@ impl Gate {
         }
     }
 
+    /// How often each loaded program has run while the kernel was told to count that
+    /// (BPF_ENABLE_STATS): for tests.
+    pub fn program_runs(&self) -> Vec<(&'static str, u64)> {
+        match &self.place {
+            Place::Kernel(gate) => gate.program_runs(),
+            Place::UserSpace(_) => Vec::new(),
+        }
+    }
+
     /// Instructions that the verifier looked at, per loaded program: the tests bound them.
     pub fn verified_instructions(&self) -> Vec<(&'static str, u64)> {
         match &self.place {
@@ -177,4 +230,9 @@ impl Gate {
             Place::UserSpace(_) => Vec::new(),
         }
     }
+}
+
+/// Whether it is a TCP listener's socket, rather than a UDP one.
+fn is_stream(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(SockRef::from(&socket).r#type()? == Type::STREAM)
 }
