@@ -47,6 +47,15 @@ enum Command {
     Generate(generate::Arguments),
 }
 
+/// Whether the binary takes this command line, its name first; nothing is run. For the tests of what
+/// the documents and the packages write.
+pub fn parses<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    match CommandLine::try_parse_from(words) {
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
