@@ -15,10 +15,6 @@ use crate::gate::{Gate, GateError, GateKind};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
-/// Connections that the kernel completes before the shard accepts them; net.core.somaxconn (4,096
-/// by default since Linux 5.4) bounds it too.
-const BACKLOG: i32 = 4096;
-
 /// One listener's sockets, one per shard, all on one address.
 pub struct Bound {
     pub address: SocketAddr,
@@ -75,7 +71,7 @@ pub fn bind(
         if !is_held {
             if settings.protocol == Protocol::Tcp {
                 socket
-                    .listen(BACKLOG)
+                    .listen(i32::from(limits::LISTEN_BACKLOG))
                     .map_err(|error| failure(settings, &error))?;
             }
         }

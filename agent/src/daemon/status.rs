@@ -13,7 +13,10 @@ use crate::daemon::listen::{Bound, socket_memory};
 use crate::fence::choice::Io;
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
-use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::log;
+use crate::metric::{
+    ControlPublisher, JournalState, LogPublisher, Registry, SinkCounts, SinkLabels,
+};
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
@@ -87,6 +90,7 @@ pub struct Shared {
     schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
+    log: Mutex<LogPublisher>,
 }
 
 impl Shared {
@@ -137,6 +141,7 @@ impl Shared {
             schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
+            log: Mutex::new(LogPublisher::new(registry)),
         }
     }
 
@@ -183,6 +188,7 @@ impl Shared {
 
 impl StatusSource for Shared {
     fn refresh(&self) {
+        lock(&self.log).publish(&log::suppressed());
         let mut publisher = lock(&self.publisher);
         let gate = self.gate();
         let bound = lock(&self.bound);

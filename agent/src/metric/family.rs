@@ -267,6 +267,12 @@ pub static SCHEMAS: Family = gauge(
     &["state"],
     "Files of schemas_dir: usable, unusable (no records can be made of their data) or broken.",
 );
+pub static LOG_SUPPRESSED: Family = counter(
+    "penstock_log_suppressed_total",
+    Unit::Count,
+    &["level"],
+    "Errors and warnings of the agent's own log that were counted and summed up, not logged.",
+);
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
     Unit::Count,
@@ -281,7 +287,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 33] = [
+pub static RECORDED: [&Family; 34] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -313,6 +319,7 @@ pub static RECORDED: [&Family; 33] = [
     &SINK_ERRORS,
     &SINK_SKIPPED_RECORDS,
     &SCHEMAS,
+    &LOG_SUPPRESSED,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &BUILD_INFO,
 ];

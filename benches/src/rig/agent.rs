@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::case::Io;
 use super::samples::Samples;
 use super::{RECEIVER_CORE, core_set, http};
 
