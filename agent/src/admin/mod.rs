@@ -24,7 +24,7 @@ use crate::daemon::request::Ask;
 use crate::metric::Registry;
 pub use readiness::{Condition, Readiness};
 pub use socket::{ControlSocket, bind_control};
-pub use status::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
+pub use status::{KeepStatus, JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 
 /// What the server is bounded by.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,7 @@ use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::Socket;
+use crate::shard::regulation::Regulation;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 use crate::uring::{Ring, RingPlan, Waker, waker};
 
@@ -69,6 +70,7 @@ pub struct ShardPlan {
     pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
+    pub regulation: Regulation,
     pub observer: Box<dyn Observe + Send>,
     pub stop_timeout: Duration,
 }
@@ -132,6 +134,7 @@ impl Shard {
                     journal: plan.journal,
                     schemas: plan.schemas,
                     handover: plan.handover,
+                    regulation: plan.regulation,
                     connections_max: limits::CONNECTIONS_MAX,
                     carry_bytes_max: limits::CARRY_BYTES_MAX,
                     tcp_buffers: limits::TCP_BUFFERS,

@@ -2,8 +2,10 @@
 //! Above it are `Op`, `Completion` and buffer ids; below it pointers and file descriptors.
 
 mod message;
+mod queue;
 mod receive;
 mod ring;
 mod token;
 
+pub use queue::receive_queue;
 pub use ring::{Ring, RingError, RingPlan, Waker, waker};

@@ -22,8 +22,8 @@ use crate::journal::format::segment_file_name;
 use crate::limits;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{
-    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId, Received,
-    SegmentFile, SendLease, Socket,
+    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId, ReceiveQueue,
+    Received, SegmentFile, SendLease, Socket,
 };
 use crate::shard::region::Region;
 use crate::uring::message::{gro_segment_len, socket_address};
@@ -491,6 +491,10 @@ impl Kernel for Ring {
             monotonic_ns: clock(libc::CLOCK_MONOTONIC),
             unix_ns: clock(libc::CLOCK_REALTIME),
         }
+    }
+
+    fn receive_queue(&self, socket: Socket) -> ReceiveQueue {
+        crate::uring::queue::receive_queue(socket.0)
     }
 
     fn bytes(&self, lease: &Lease) -> &[u8] {

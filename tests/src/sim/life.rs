@@ -304,6 +304,7 @@ impl Life {
                 salt_seed: setup.seed ^ ((self.number as u64) << 32 | shard as u64),
             },
             handover: self.handovers.get(shard).cloned(),
+            regulation: self.regulation.clone(),
             connections_max: setup.connections_max,
             carry_bytes_max: setup.carry_bytes_max,
             tcp_buffers: setup.sizes.tcp_buffers,
