@@ -20,7 +20,8 @@ pub const PRESSURE_MAX: u32 = 1024;
 /// Background begins at a quarter, as a full receive buffer of 16 MiB is 6 ms of what one host can
 /// send itself: what is left then is the time to react in. What is high has the upper quarter to
 /// itself, beyond a gap in which the first two being gone must have had its effect.
-const RAMPS: [Option<(u32, u32)>; 4] = [None, Some((768, 1024)), Some((384, 512)), Some((256, 384))];
+const RAMPS: [Option<(u32, u32)>; 4] =
+    [None, Some((768, 1024)), Some((384, 512)), Some((256, 384))];
 
 /// What of a priority is kept. A priority that there is not keeps nothing: its frames are malformed.
 #[inline(always)]

@@ -19,8 +19,8 @@ use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::regulation::Board;
-use crate::uring::receive_queue;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
+use crate::uring::receive_queue;
 
 /// The kernel interface of the shards, as `build_info` names it.
 const IO: &str = "io_uring";
@@ -191,7 +191,8 @@ impl StatusSource for Shared {
                 .sockets
                 .iter()
                 .map(|socket| receive_queue(socket.as_raw_fd()));
-            let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.used, sum.1 + one.limit));
+            let (used, limit) =
+                memory.fold((0, 0), |sum, one| (sum.0 + one.used, sum.1 + one.limit));
             publisher.receive_buffer(index, used, limit);
         }
         let mut refusing = [0; Refusal::COUNT];

@@ -409,9 +409,9 @@ mod tests {
         ] {
             assert!(has(&text, line), "{line} in\n{text}");
         }
-        // All 33 reasons of each listener; no series that its protocol cannot have.
+        // All 36 reasons of each listener; no series that its protocol cannot have.
         let count = |start: &str| text.lines().filter(|l| l.starts_with(start)).count();
-        assert_eq!(count("penstock_refused_frames_total{"), 66);
+        assert_eq!(count("penstock_refused_frames_total{"), 72);
         assert_eq!(count("penstock_gate_datagrams_total{"), 6);
         assert_eq!(count("penstock_connections{"), 1);
         assert_eq!(count("penstock_received_datagrams_total{"), 1);

@@ -77,9 +77,11 @@ impl Intake {
     ) -> Taken {
         let header = &frame.header;
         let (mut known, tenant, keep_sixteenths) = match terms {
-            Terms::Stream { known, tenant } => {
-                (Some(known).filter(|_| header.producer != 0), tenant, KEEP_ALL)
-            }
+            Terms::Stream { known, tenant } => (
+                Some(known).filter(|_| header.producer != 0),
+                tenant,
+                KEEP_ALL,
+            ),
             Terms::Datagram { keep } => {
                 if !keep.keeps(header.priority, header.sequence) {
                     return self.refused(origin, Reason::Shed);

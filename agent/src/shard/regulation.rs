@@ -149,7 +149,11 @@ mod tests {
                     });
                 }
             });
-            assert_eq!(board.in_force(), Keep::new([16, 16, 16, 0]), "round {round}");
+            assert_eq!(
+                board.in_force(),
+                Keep::new([16, 16, 16, 0]),
+                "round {round}"
+            );
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::journal::format::segment_file_name;
 use crate::limits;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{
-    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId, ReceiveQueue,
-    Received, SegmentFile, SendLease, Socket,
+    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId,
+    ReceiveQueue, Received, SegmentFile, SendLease, Socket,
 };
 use crate::shard::region::Region;
 use crate::uring::message::{gro_segment_len, socket_address};

@@ -17,6 +17,8 @@ use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
 use penstock::shard::counters::ShardCounters;
 use penstock::shard::handover::Handover;
+use penstock::shard::regulation::Regulation;
+use penstock::shard::tenant::TenantPlan;
 use penstock::shard::worker::{ListenerPlan, Plan, Turn, Worker};
 use penstock::sink::StopDeadline;
 use tempfile::TempDir;
@@ -83,6 +85,8 @@ pub struct Life {
     disk_low: Arc<AtomicBool>,
     /// How connections get to the shard that owns their producer.
     handovers: Vec<Handover>,
+    /// What all shards of this life share of what regulates them.
+    regulation: Regulation,
     deadline: Arc<StopDeadline>,
     rng: Rng,
     pub turns: u64,
@@ -131,6 +135,7 @@ impl Life {
             data_dir: tempfile::tempdir_in(memory()).expect("a folder for temporary files"),
             disk_low: Arc::default(),
             handovers: Vec::new(),
+            regulation: Regulation::alone(1),
             deadline: Arc::default(),
             rng,
             turns: 0,
@@ -148,6 +153,10 @@ impl Life {
         let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
         self.world().struck.reshards += u64::from(reshards);
         let found = restart::recover(self.data_dir.path(), images, count, &mut self.world());
+        self.regulation = Regulation {
+            tenants: TenantPlan::new(&self.setup.tenants).map(Arc::new),
+            ..Regulation::alone(count)
+        };
         self.handovers = match count {
             1 if !self.setup.peek => Vec::new(),
             count => Handover::for_shards(count),

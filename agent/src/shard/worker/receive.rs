@@ -431,13 +431,9 @@ impl<K: Kernel> Worker<K> {
                     let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
                     counts.sequence_gap_frames += gap;
                     // UDP has no acknowledgements: a refusal is counted, and that is all.
-                    let _ = self.intake.take(
-                        origin,
-                        &frame,
-                        room,
-                        Terms::Datagram { keep },
-                        self.now,
-                    );
+                    let _ =
+                        self.intake
+                            .take(origin, &frame, room, Terms::Datagram { keep }, self.now);
                 }
                 Err(reason) => self.intake.refuse(id, reason),
             }

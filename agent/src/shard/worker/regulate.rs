@@ -59,7 +59,10 @@ impl<K: Kernel> Worker<K> {
 
     /// Once in each turn.
     pub(super) fn regulate(&mut self) {
-        let passed_ns = self.now.monotonic_ns.saturating_sub(self.regulate.looked_ns);
+        let passed_ns = self
+            .now
+            .monotonic_ns
+            .saturating_sub(self.regulate.looked_ns);
         if passed_ns >= LOOK_NS {
             self.look_at_pressure();
         }
@@ -71,7 +74,9 @@ impl<K: Kernel> Worker<K> {
         let regulate = &mut self.regulate;
         regulate.bytes = 0;
         regulate.looked_ns = now.monotonic_ns;
-        let keep = regulate.regulator.step(reading.pressure(), now.monotonic_ns);
+        let keep = regulate
+            .regulator
+            .step(reading.pressure(), now.monotonic_ns);
         let board = &regulate.regulation.board;
         let pressure = regulate.regulator.pressure();
         if regulate.pressure != pressure {

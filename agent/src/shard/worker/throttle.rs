@@ -45,9 +45,8 @@ impl<K: Kernel> Worker<K> {
         let end_ns = connection.throttled_until_ns;
         if self.throttled.ends.len() >= 2 * self.throttled.connections_max {
             let peers = &mut self.peers;
-            let is_there = |Reverse((_, peer)): &Reverse<(u64, PeerId)>| {
-                peers.get_mut(*peer).is_some()
-            };
+            let is_there =
+                |Reverse((_, peer)): &Reverse<(u64, PeerId)>| peers.get_mut(*peer).is_some();
             self.throttled.ends.retain(is_there);
         }
         self.throttled.ends.push(Reverse((end_ns, peer)));
