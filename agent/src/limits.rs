@@ -8,8 +8,6 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// Requests to the control thread that wait; further ones wait with their connections, of which
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
-/// The longest answer to one, in bytes of JSON.
-pub const CONTROL_ANSWER_LEN_MAX: usize = 1 << 20;
 
 /// Errors or warnings from one place in the code that are logged before more of them are counted and
 /// summed up, once a minute. A configuration with a hint for each of some listeners stays below.
