@@ -10,6 +10,7 @@ use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
+use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
@@ -20,6 +21,9 @@ use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
 /// The kernel interface of the shards, as `build_info` names it.
 const IO: &str = "io_uring";
+
+/// Of `penstock gate top`, what `/api/v1/status` has.
+const STATUS_TOP_SOURCES: usize = 10;
 
 /// One sink, over all shards.
 pub struct SinkView {
@@ -78,7 +82,7 @@ pub struct Shared {
     pub started: Instant,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
-    config: String,
+    pub config: String,
     listeners: Vec<ListenerSettings>,
     gate: Mutex<Gate>,
     bound: Mutex<Vec<Bound>>,
@@ -141,6 +145,12 @@ impl Shared {
         lock(&self.gate)
     }
 
+    /// The name of a listener, of whom the gate knows the number.
+    pub fn listener_name(&self, listener: u32) -> String {
+        let listener = self.listeners.get(listener as usize);
+        listener.map_or_else(|| "unknown".to_owned(), |listener| listener.name.clone())
+    }
+
     /// From here on every datagram is counted as `closing` and dropped in the kernel.
     pub fn close_gate(&self) {
         let mut gate = self.gate();
@@ -178,6 +188,8 @@ impl StatusSource for Shared {
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
             publisher.gate_attached(index, gate.attached(id));
+            let sizes = gate.sizes(id);
+            self.registry.datagram_sizes(&listener.name, &sizes);
             let memory = bound[index]
                 .sockets
                 .iter()
@@ -242,7 +254,14 @@ impl StatusSource for Shared {
             lag_records: sink.lag_records(),
             lag_seconds: sink.lag_seconds(),
         });
+        let top_sources = who::totals(
+            &gate.sources(),
+            gate.source_bits(),
+            TopBy::Datagrams,
+            STATUS_TOP_SOURCES,
+        );
         Status {
+            top_sources,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),

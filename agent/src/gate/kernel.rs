@@ -16,6 +16,7 @@ use aya_log::EbpfLogger;
 use super::btf::KernelTypes;
 use super::error::GateError;
 use super::kernel_policy::PolicyMaps;
+use super::kernel_observe::KernelObserver;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
 use super::{GateCounts, object};
@@ -38,6 +39,8 @@ pub struct KernelGate {
     guarded: Vec<(u64, SocketSlot)>,
     /// Where the tracepoint could not be attached.
     proc_drops: Option<ProcDrops>,
+    /// What people ask of what the filter saw.
+    pub(super) observer: KernelObserver,
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +91,7 @@ impl KernelGate {
             drops: counters(&mut ebpf, object::map::KERNEL_DROPS)?,
             bundles: counters(&mut ebpf, object::map::BUNDLES)?,
             policy: PolicyMaps::take(&mut ebpf)?,
+            observer: KernelObserver::take(&mut ebpf)?,
             guarded: Vec::new(),
             proc_drops: drops_attached.is_err().then(ProcDrops::default),
             ebpf,
@@ -291,7 +295,7 @@ fn counters(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, 
     PerCpuArray::try_from(take_map(ebpf, name)?).map_err(|source| map_error(name, source))
 }
 
-fn map_error(what: &'static str, source: aya::maps::MapError) -> GateError {
+pub(super) fn map_error(what: &'static str, source: aya::maps::MapError) -> GateError {
     GateError::Map { what, source }
 }
 

@@ -9,15 +9,20 @@ pub mod btf;
 pub mod error;
 pub mod keep;
 mod kernel;
+mod kernel_observe;
 mod kernel_policy;
 pub mod log;
 pub mod object;
+mod observed;
 pub mod policy;
 mod prefix_table;
 mod proc_drops;
+pub mod refused;
 pub mod rules;
 mod source_table;
 pub mod standin;
+mod standin_observe;
+pub mod who;
 
 use std::os::fd::BorrowedFd;
 
