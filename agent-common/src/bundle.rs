@@ -80,7 +80,13 @@ impl<'a, P: Packet + ?Sized> Scan<'a, P> {
     /// `whole`: the counts are wanted; otherwise the scan ends at the first datagram that passes,
     /// so that a good bundle costs one look.
     #[inline(always)]
-    pub fn new(packet: &'a P, shape: BundleShape, slot: &SocketSlot, keep: Keep, whole: bool) -> Self {
+    pub fn new(
+        packet: &'a P,
+        shape: BundleShape,
+        slot: &SocketSlot,
+        keep: Keep,
+        whole: bool,
+    ) -> Self {
         Self {
             packet,
             shape,
@@ -144,8 +150,12 @@ impl<'a, P: Packet + ?Sized> Scan<'a, P> {
     fn message(&self, datagram_len: u32) -> Option<(u8, u64)> {
         let severity = match datagram_len {
             0..syslog::START_LEN_MIN => None,
-            3 => self.packet.look(self.offset, |&[a, b, c]| syslog::severity(&[a, b, c, 0, 0])),
-            4 => self.packet.look(self.offset, |&[a, b, c, d]| syslog::severity(&[a, b, c, d, 0])),
+            3 => self
+                .packet
+                .look(self.offset, |&[a, b, c]| syslog::severity(&[a, b, c, 0, 0])),
+            4 => self.packet.look(self.offset, |&[a, b, c, d]| {
+                syslog::severity(&[a, b, c, d, 0])
+            }),
             _ => self.packet.look(self.offset, syslog::severity),
         };
         let priority = syslog::priority(severity??);
@@ -155,6 +165,8 @@ impl<'a, P: Packet + ?Sized> Scan<'a, P> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::frame::FrameHeader;
 
@@ -201,40 +213,133 @@ mod tests {
         }
     }
 
+    /// A bundle in one piece, and a count of its messages by priority.
+    struct Bytes<'a>(&'a [u8], Cell<[u64; 4]>);
+
+    impl Packet for Bytes<'_> {
+        fn look<const N: usize, R>(
+            &self,
+            offset: u32,
+            look: impl FnOnce(&[u8; N]) -> R,
+        ) -> Option<R> {
+            self.0.get(offset as usize..)?.first_chunk().map(look)
+        }
+
+        fn tick(&self, _: u32, priority: u8) -> u64 {
+            let mut ticks = self.1.get();
+            ticks[usize::from(priority)] += 1;
+            self.1.set(ticks);
+            ticks[usize::from(priority)] - 1
+        }
+    }
+
+    fn slot(flags: u32, payload_len_max: u32) -> SocketSlot {
+        SocketSlot {
+            listener: 3,
+            payload_len_max,
+            flags,
+            reserved: 0,
+        }
+    }
+
+    /// Well-formed datagrams and their bytes, and whether one is kept.
+    fn scan(
+        bytes: &[u8],
+        shape: BundleShape,
+        slot: &SocketSlot,
+        keep: Keep,
+        whole: bool,
+    ) -> (u32, u32, bool) {
+        let packet = Bytes(bytes, Cell::default());
+        let mut scan = Scan::new(&packet, shape, slot, keep, whole);
+        Packet::run(&mut scan);
+        (scan.well_formed, scan.well_formed_bytes, scan.kept)
+    }
+
+    fn frames(bytes: &[u8], shape: BundleShape, payload_len_max: u32) -> (u32, u32, bool) {
+        scan(bytes, shape, &slot(0, payload_len_max), Keep::ALL, true)
+    }
+
     #[test]
-    fn one_frame_anywhere_is_enough() {
+    fn a_frame_is_found_anywhere() {
         for good in [0, 1, 63, 126, 127] {
             let mut bundle = vec![b'x'; 128 * 50];
             bundle[good * 50..][..50].copy_from_slice(&frame(50));
             let whole = shape(bundle.len() as u32, 50);
-            assert!(any_frame(&bundle[..], whole, 1000), "frame at {good}");
+            assert_eq!(frames(&bundle, whole, 1000), (1, 50, true), "at {good}");
         }
         let bad = vec![b'x'; 128 * 50];
-        assert!(!any_frame(&bad[..], shape(bad.len() as u32, 50), 1000));
+        let whole = shape(bad.len() as u32, 50);
+        assert_eq!(frames(&bad, whole, 1000), (0, 0, false));
     }
 
     #[test]
     fn the_last_datagram_has_its_own_length() {
         let mut bundle = vec![b'x'; 60];
         bundle.extend(frame(45));
-        assert!(any_frame(&bundle[..], shape(105, 60), 1000));
+        assert_eq!(frames(&bundle, shape(105, 60), 1000), (1, 45, true));
         // The same bytes, with one more behind them: the length is no longer the frame's.
         bundle.push(0);
-        assert!(!any_frame(&bundle[..], shape(106, 60), 1000));
+        assert_eq!(frames(&bundle, shape(106, 60), 1000), (0, 0, false));
     }
 
     #[test]
     fn a_short_datagram_is_not_read_into_its_neighbour() {
         // One frame of 40 bytes, cut by a segment length of 20: two datagrams, and neither is one.
         let bundle = frame(40);
-        assert!(any_frame(&bundle[..], shape(40, 0), 1000));
-        assert!(!any_frame(&bundle[..], shape(40, 20), 1000));
-        assert!(!any_frame(&[][..], shape(0, 0), 1000));
+        assert_eq!(frames(&bundle, shape(40, 0), 1000), (1, 40, true));
+        assert_eq!(frames(&bundle, shape(40, 20), 1000), (0, 0, false));
+        assert_eq!(frames(&[], shape(0, 0), 1000), (0, 0, false));
     }
 
     #[test]
-    fn beyond_the_most_that_are_looked_at_all_pass() {
-        let bad = vec![b'x'; 129 * 50];
-        assert!(any_frame(&bad[..], shape(bad.len() as u32, 50), 1000));
+    fn a_scan_that_need_not_count_ends_at_the_first_that_is_kept() {
+        let bundle = [frame(50), frame(50), frame(50)].concat();
+        let whole = shape(150, 50);
+        let slot = slot(0, 1000);
+        assert_eq!(scan(&bundle, whole, &slot, Keep::ALL, false), (1, 50, true));
+        assert_eq!(scan(&bundle, whole, &slot, Keep::ALL, true), (3, 150, true));
+        // Sequence 1 of priority 0 is not kept at 1/16; it is at 2/16.
+        let keep = |sixteenths| Keep::new([sixteenths, 16, 16, 16]);
+        assert_eq!(scan(&bundle, whole, &slot, keep(1), false), (3, 150, false));
+        assert_eq!(scan(&bundle, whole, &slot, keep(2), false), (1, 50, true));
+    }
+
+    #[test]
+    fn messages_are_told_by_their_pri_and_numbered_as_they_come() {
+        let slot = slot(SOCKET_SYSLOG, 0);
+        for (text, well_formed) in [
+            ("<13>x", 1),
+            ("<0>", 1),
+            ("<13>", 1),
+            ("<191>", 1),
+            ("<192>", 0),
+            ("<1", 0),
+            ("", 0),
+            ("PNS1", 0),
+        ] {
+            let len = text.len() as u32;
+            let expected = (well_formed, well_formed * len, well_formed == 1);
+            let found = scan(text.as_bytes(), shape(len, 0), &slot, Keep::ALL, true);
+            assert_eq!(found, expected, "{text:?}");
+        }
+        // Cut between the digits: a datagram is not read into its neighbour.
+        assert_eq!(
+            scan(b"<13>", shape(4, 2), &slot, Keep::ALL, true),
+            (0, 0, false)
+        );
+
+        // 32 of severity 7 (background) at 4/16: of each 16 the first 4 are kept.
+        let packet = Bytes(b"<15>x", Cell::default());
+        let keep = Keep::new([0, 0, 0, 4]);
+        let kept: Vec<bool> = (0..32)
+            .map(|_| {
+                let mut scan = Scan::new(&packet, shape(5, 0), &slot, keep, true);
+                Packet::run(&mut scan);
+                scan.kept
+            })
+            .collect();
+        let expected: Vec<bool> = (0..32).map(|number| number % 16 < 4).collect();
+        assert_eq!(kept, expected);
     }
 }

@@ -229,7 +229,11 @@ mod tests {
         assert_eq!(verdicts.collect::<Vec<_>>(), indices(6));
         let drops = listeners().flat_map(|l| KernelDrop::ALL.map(|d| drop_index(l, d)));
         assert_eq!(drops.collect::<Vec<_>>(), indices(3));
-        let bundles = [BundleCount::Judged, BundleCount::Dropped, BundleCount::Contended];
+        let bundles = [
+            BundleCount::Judged,
+            BundleCount::Dropped,
+            BundleCount::Contended,
+        ];
         let bundles = listeners().flat_map(|l| bundles.map(|b| bundle_index(l, b)));
         assert_eq!(bundles.collect::<Vec<_>>(), indices(3));
         let ticks = listeners().flat_map(|l| [0, 1, 2, 3].map(|p| tick_index(l, p)));

@@ -102,19 +102,37 @@ pub fn charge<S: Sources>(
         return match worth {
             Worth::Datagrams { datagrams, bytes } => take_both(
                 (
-                    payer(&limit.datagrams, own.datagrams, &newcomers.datagrams, shared.map(|s| s.datagrams), now),
+                    payer(
+                        &limit.datagrams,
+                        own.datagrams,
+                        &newcomers.datagrams,
+                        shared.map(|s| s.datagrams),
+                        now,
+                    ),
                     datagrams,
                 ),
                 (
-                    payer(&limit.bytes, own.bytes, &newcomers.bytes, shared.map(|s| s.bytes), now),
+                    payer(
+                        &limit.bytes,
+                        own.bytes,
+                        &newcomers.bytes,
+                        shared.map(|s| s.bytes),
+                        now,
+                    ),
                     bytes,
                 ),
                 now,
             ),
             Worth::Connection => {
                 let shared = shared.map(|s| s.connections);
-                payer(&limit.connections, own.connections, &newcomers.connections, shared, now)
-                    .take(1, now)
+                payer(
+                    &limit.connections,
+                    own.connections,
+                    &newcomers.connections,
+                    shared,
+                    now,
+                )
+                .take(1, now)
             }
         };
     }
@@ -123,7 +141,10 @@ pub fn charge<S: Sources>(
     };
     let taken = match worth {
         Worth::Datagrams { datagrams, bytes } => take_both(
-            (Payer::of(&newcomers.datagrams, shared.datagrams, now), datagrams),
+            (
+                Payer::of(&newcomers.datagrams, shared.datagrams, now),
+                datagrams,
+            ),
             (Payer::of(&newcomers.bytes, shared.bytes, now), bytes),
             now,
         ),

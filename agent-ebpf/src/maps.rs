@@ -19,7 +19,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 pub static SOCKETS: HashMap<u64, SocketSlot> = HashMap::with_max_entries(SOCKETS_MAX, 0);
 
 #[map]
-pub static VERDICTS: PerCpuArray<u64> = 
+pub static VERDICTS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(LISTENERS_MAX * Verdict::COUNT as u32, 0);
 
 #[map]
@@ -27,7 +27,7 @@ pub static KERNEL_DROPS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(LISTENERS_MAX * KernelDrop::COUNT as u32, 0);
 
 #[map]
-pub static BUNDLES: PerCpuArray<u64> = 
+pub static BUNDLES: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(LISTENERS_MAX * BundleCount::COUNT as u32, 0);
 
 #[map]
@@ -48,8 +48,7 @@ pub static LIMITS: LpmTrie<PrefixKey, Limit> =
     LpmTrie::with_max_entries(POLICIES_LEN * LIMITS_MAX, 0);
 
 #[map]
-pub static SOURCES: LruHashMap<Source, SourceState> =
-    LruHashMap::with_max_entries(SOURCES_MAX, 0);
+pub static SOURCES: LruHashMap<Source, SourceState> = LruHashMap::with_max_entries(SOURCES_MAX, 0);
 
 #[map]
 pub static NEWCOMERS: Array<SourceState> = Array::with_max_entries(1, 0);

@@ -4,7 +4,7 @@ use agent_common::bucket::TICKS_PER_NS;
 use agent_common::judge::Rules;
 use agent_common::keep::Keep;
 use agent_common::layout::{
-    ListEntry, PREFIX_HEAD_BITS, POLICIES as POLICIES_LEN, Policy, PrefixKey,
+    ListEntry, POLICIES as POLICIES_LEN, PREFIX_HEAD_BITS, Policy, PrefixKey,
 };
 use agent_common::limit::{Limit, SourceState, Sources, StateWords};
 use agent_common::source::Source;

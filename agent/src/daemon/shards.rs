@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::config::settings::ListenerSettings;
 use crate::daemon::listen::Bound;
 use crate::exit::{Exit, Failure};
+use crate::gate::StandIn;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
@@ -78,7 +79,7 @@ pub fn listener_plans(
     shard: u16,
     settings: &[ListenerSettings],
     bound: &[Bound],
-    stand_in: bool,
+    stand_in: Option<&StandIn>,
 ) -> Vec<ListenerPlan> {
     settings
         .iter()
@@ -88,7 +89,7 @@ pub fn listener_plans(
             protocol: settings.protocol,
             socket: Socket(bound.sockets[usize::from(shard)].as_raw_fd()),
             payload_len_max: bound.payload_len_max,
-            stand_in,
+            stand_in: stand_in.cloned(),
         })
         .collect()
 }

@@ -15,6 +15,7 @@ use aya_log::EbpfLogger;
 
 use super::btf::KernelTypes;
 use super::error::GateError;
+use super::kernel_policy::PolicyMaps;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
 use super::{GateCounts, object};
@@ -32,6 +33,7 @@ pub struct KernelGate {
     verdicts: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
     bundles: PerCpuArray<MapData, u64>,
+    pub policy: PolicyMaps,
     /// What `guard` was given, for `close` and `attached`.
     guarded: Vec<(u64, SocketSlot)>,
     /// Where the tracepoint could not be attached.
@@ -47,7 +49,7 @@ struct Slot(SocketSlot);
 unsafe impl Pod for Slot {}
 
 impl KernelGate {
-    pub fn load(listeners: usize) -> Result<Self, GateError> {
+    pub fn load() -> Result<Self, GateError> {
         let bytes = object::OBJECT.ok_or(GateError::NoObject)?;
         if lacks_capabilities() {
             return Err(GateError::Permission {
@@ -55,14 +57,9 @@ impl KernelGate {
                 source: io::Error::from_raw_os_error(libc::EPERM),
             });
         }
-        let entries = |per_listener: usize| (listeners.max(1) * per_listener) as u32;
         let constants = DropConstants::read();
 
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(object::map::VERDICTS, entries(Verdict::COUNT))
-            .map_max_entries(object::map::KERNEL_DROPS, entries(KernelDrop::COUNT))
-            .map_max_entries(object::map::BUNDLES, entries(BundleCount::COUNT));
         if let Ok(constants) = &constants {
             for (name, value) in &constants.0 {
                 loader.override_global(name, value, true);
@@ -90,6 +87,7 @@ impl KernelGate {
             verdicts: counters(&mut ebpf, object::map::VERDICTS)?,
             drops: counters(&mut ebpf, object::map::KERNEL_DROPS)?,
             bundles: counters(&mut ebpf, object::map::BUNDLES)?,
+            policy: PolicyMaps::take(&mut ebpf)?,
             guarded: Vec::new(),
             proc_drops: drops_attached.is_err().then(ProcDrops::default),
             ebpf,
@@ -100,16 +98,10 @@ impl KernelGate {
     pub fn guard(
         &mut self,
         listener: ListenerId,
-        payload_len_max: u32,
+        slot: SocketSlot,
         socket: BorrowedFd<'_>,
     ) -> Result<(), GateError> {
         let cookie = cookie(socket).map_err(GateError::Cookie)?;
-        let slot = SocketSlot {
-            listener: u32::from(listener.0),
-            payload_len_max,
-            flags: 0,
-            reserved: 0,
-        };
         if let Some(proc_drops) = &mut self.proc_drops {
             proc_drops
                 .watch(listener, socket)
@@ -140,6 +132,19 @@ impl KernelGate {
         }
     }
 
+    /// Gives up the slots of a listener; its sockets are closed, or pass everything uncounted.
+    pub fn forget(&mut self, listener: ListenerId) {
+        let listener_index = u32::from(listener.0);
+        for (cookie, _) in self
+            .guarded
+            .extract_if(.., |(_, slot)| slot.listener == listener_index)
+        {
+            if let Err(error) = self.sockets.remove(&cookie) {
+                tracing::warn!("a slot of listener {} stays taken: {error}", listener.0);
+            }
+        }
+    }
+
     pub fn counts(&self, listener: ListenerId) -> GateCounts {
         let listener_index = u32::from(listener.0);
         let bundles = |count| sum(&self.bundles, bundle_index(listener_index, count));
@@ -148,6 +153,7 @@ impl KernelGate {
                 .map(|verdict| sum(&self.verdicts, verdict_index(listener_index, verdict))),
             drops: KernelDrop::ALL.map(|drop| sum(&self.drops, drop_index(listener_index, drop))),
             judged_bundles: bundles(BundleCount::Judged),
+            contended_bundles: bundles(BundleCount::Contended),
         };
         if let Some(proc_drops) = &self.proc_drops {
             // The table counts the filter's own drops too.
@@ -275,7 +281,7 @@ where
         .ok_or(GateError::Incomplete { what, name })
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GateError> {
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GateError> {
     let what = "map";
     ebpf.take_map(name)
         .ok_or(GateError::Incomplete { what, name })

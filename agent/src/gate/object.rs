@@ -22,4 +22,12 @@ pub mod map {
     pub const KERNEL_DROPS: &str = "KERNEL_DROPS";
     pub const BUNDLES: &str = "BUNDLES";
     pub const STRAYS: &str = "STRAYS";
+    pub const GENERATION: &str = "GENERATION";
+    pub const POLICIES: &str = "POLICIES";
+    pub const LISTS: &str = "LISTS";
+    pub const LIMITS: &str = "LIMITS";
+    pub const SOURCES: &str = "SOURCES";
+    pub const NEWCOMERS: &str = "NEWCOMERS";
+    pub const KEEP: &str = "KEEP";
+    pub const TICKS: &str = "TICKS";
 }
