@@ -118,7 +118,8 @@ fn a_rate_is_had_in_full() {
         (123_456_789, 1400),
         (10_000_000_019, 65_000),
     ] {
-        let bucket = Bucket::new(rate, 1, 65_535);
+        // More than comes in from one step to the next.
+        let bucket = Bucket::new(rate, rate / 1000 + 1, 65_535);
         let word = Alone::default();
         let seconds = 20;
         let steps = 40_000;
