@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, Packet, Scan};
-use agent_common::judge::{Outcome, judge};
+use agent_common::judge::{Outcome, Rules, judge};
 use agent_common::layout::{BundleCount, Stray, bundle_index, tick_index, verdict_index};
 use agent_common::verdict::Verdict;
 use aya_ebpf::EbpfContext;
@@ -16,7 +16,7 @@ use aya_log_ebpf::warn;
 use crate::count::{add, add_first};
 use crate::maps::{BUNDLES, SOCKETS, STRAYS, TICKS, VERDICTS};
 use crate::rules::KernelRules;
-use crate::source;
+use crate::{observe, refused, source};
 
 /// More than any length: the kernel trims a packet to what the filter returns.
 const PASS_WHOLE: i64 = u32::MAX as i64;
@@ -54,8 +54,16 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
     let packet = SkBuff(context.as_ptr());
     let outcome = judge(&KernelRules, &slot, &source, shape, &packet);
     count(slot.listener, &outcome);
-    // ---- who looks on, but decides nothing, comes here ----
-    if outcome.passes() { PASS_WHOLE } else { DROP }
+    let holder = KernelRules.policy().holder(&source);
+    let passes = outcome.passes();
+    let refused = if passes { 0 } else { datagrams };
+    observe::observe(slot.listener, &holder, shape, refused);
+    if passes {
+        return PASS_WHOLE;
+    }
+    let skb = context.as_ptr();
+    refused::sample(skb, UDP_HEADER_LEN, &slot, &source, shape, outcome.verdict);
+    DROP
 }
 
 #[inline(always)]
