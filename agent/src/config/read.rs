@@ -1,7 +1,9 @@
 //! The tree to settings: unknown keys, values, and how the values relate. Every mistake is found,
 //! not only the first.
 
+mod gate;
 mod schemas;
+mod tenants;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -14,7 +16,6 @@ use super::settings::{
     Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
-use crate::gate::policy::GatePolicy;
 use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
@@ -70,6 +71,7 @@ impl Reader {
         Settings {
             data_dir: self.value(&key::DATA_DIR, ""),
             shards: self.value(&key::SHARDS, ""),
+            io: self.value(&key::IO, ""),
             user: self.given(&key::USER, ""),
             stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
@@ -89,9 +91,10 @@ impl Reader {
             },
             gate: GateSettings {
                 mode: self.value(&key::GATE_MODE, ""),
-                policy: GatePolicy::default(),
+                policy: self.gate_policy(),
             },
             listeners: self.listeners(),
+            tenants: self.tenants(),
             sinks: self.sinks(),
             schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
             schemas: self.schemas(),
@@ -273,6 +276,7 @@ impl Reader {
         }
         self.capacity(settings);
         self.schema_relations(settings);
+        self.tenant_relations(settings);
         for sink in settings
             .sinks
             .iter()
@@ -432,6 +436,10 @@ fn check_table(entries: &[Entry], path: &str, pattern: &str, found: &mut Vec<Fau
                         format!("\"{}\" is no schema file's name", entry.key),
                         schemas::NAME_HELP.to_owned(),
                     );
+                }
+            } else if pattern == "gate.limits" {
+                if let Err(wrong) = key::parse_prefix(&entry.key) {
+                    fault(format!("gate.limits: {}", wrong.message), wrong.help);
                 }
             } else if !is_name(&entry.key) {
                 fault(
