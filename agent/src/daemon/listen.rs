@@ -72,12 +72,10 @@ pub fn bind(
                 .set_reuse_port(true)
                 .map_err(|error| failure(settings, &error))?;
         }
-        if !is_held {
-            if settings.protocol == Protocol::Tcp {
-                socket
-                    .listen(BACKLOG)
-                    .map_err(|error| failure(settings, &error))?;
-            }
+        if !is_held && settings.protocol == Protocol::Tcp {
+            socket
+                .listen(BACKLOG)
+                .map_err(|error| failure(settings, &error))?;
         }
         // Port 0 is a free port, the same one for every shard.
         address = local_address(settings, &socket)?;
@@ -138,17 +136,20 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
 fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
-    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
-        detach_filter(&socket)?;
+    if gate == GateKind::UserSpace {
+        detach(&socket, libc::SO_DETACH_FILTER)?;
+        detach(&socket, libc::SO_DETACH_REUSEPORT_BPF)?;
     }
     set_up(settings, &socket)?;
     Ok(socket)
 }
 
-/// Takes the socket filter off, if there is one (ENOENT says that there is none).
-fn detach_filter(socket: &Socket) -> io::Result<()> {
-    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+/// Takes a program off, if there is one: ENOENT says that there is none, and EINVAL that the socket
+/// is in no group that could have one.
+fn detach(socket: &Socket, option: i32) -> io::Result<()> {
+    let nothing_there = [Some(libc::ENOENT), Some(libc::EINVAL)];
+    match set_int(socket, libc::SOL_SOCKET, option, 0) {
+        Err(error) if nothing_there.contains(&error.raw_os_error()) => Ok(()),
         detached => detached,
     }
 }
