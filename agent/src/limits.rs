@@ -9,6 +9,10 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
 
+/// The longest answer on the control socket: both policies of `penstock gate show` with as many IPv6
+/// prefixes as fit, some 45 bytes each.
+pub const CONTROL_ANSWER_LEN_MAX: usize = 4 << 20;
+
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
 pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;
 /// The longest frame there is.
@@ -119,8 +123,8 @@ pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
 pub const CARRY_BYTES_MAX: usize = 32 << 20;
 
 /// Prefixes that the gate's lists hold together, and prefixes with a limit of their own.
-pub const GATE_PREFIXES_MAX: usize = 4096;
-pub const GATE_LIMITS_MAX: usize = 1024;
+pub const GATE_PREFIXES_MAX: usize = agent_common::layout::LISTS_MAX as usize;
+pub const GATE_LIMITS_MAX: usize = agent_common::layout::LIMITS_MAX as usize;
 /// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
@@ -232,6 +236,8 @@ const _: () = {
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
+    // The gate's counts have a place for each listener.
+    assert!(LISTENERS_MAX == agent_common::layout::LISTENERS_MAX as usize);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
 };

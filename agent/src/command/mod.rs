@@ -6,9 +6,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
+mod ask;
 mod cat;
 mod check;
 mod config;
+mod gate;
 mod generate;
 mod journal;
 mod load;
@@ -38,6 +40,7 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    Gate(gate::Arguments),
     #[command(hide = true)]
     Generate(generate::Arguments),
 }
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Gate(arguments) => gate::run(arguments),
         Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {

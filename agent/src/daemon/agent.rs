@@ -18,7 +18,7 @@ use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
-use crate::gate::{self, Gate, GateKind};
+use crate::gate::{self, Gate};
 use crate::journal::feed::JournalMarks;
 use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
@@ -88,9 +88,13 @@ impl Agent {
             unix_ns_now(),
         )?;
         let io = choose_io(settings.io, shard_count)?;
-        let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
-            .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
-        let gate_kind = gate.kind();
+        let unavailable = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Unavailable, format!("the gate: {error}"))
+        };
+        let mut gate = Gate::open(settings.gate.mode).map_err(|error| unavailable(&error))?;
+        // Before the first socket: no datagram is judged by less than what is configured.
+        gate.apply(&settings.gate.policy)
+            .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
@@ -125,7 +129,6 @@ impl Agent {
             }
             let feeds = sinks.start(shard, &shard_marks)?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
-            let stand_in = gate_kind == GateKind::UserSpace;
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
@@ -149,7 +152,7 @@ impl Agent {
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
-                listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
+                listeners: listener_plans(shard, &settings.listeners, &bound, gate.stand_in()),
                 observer: publisher,
                 sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,

@@ -1,18 +1,21 @@
 //! What a person asks of the running agent, over the control socket or by a signal: answered by the
 //! control thread between two looks at everything else, one at a time.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
+use crate::daemon::gate_requests::GateRequest;
 
 /// The closed list of requests.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Read the configuration again and apply what has changed.
     Reload,
+    /// What `penstock gate` asks.
+    Gate(GateRequest),
 }
 
 /// Why nothing was changed, in one line or more, for a person.
@@ -34,6 +37,7 @@ impl Agent {
             Request::Reload => Err(Refused(
                 "this version reloads nothing; restart to change settings".to_owned(),
             )),
+            Request::Gate(request) => self.answer_gate(request),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::fence::choice::{self, Io};
 use crate::fence::epoll::Poll;
 use crate::fence::uring::Ring;
 use crate::fence::{FenceError, FencePlan, Waker, waker};
+use crate::gate::StandIn;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
@@ -87,7 +88,7 @@ pub fn listener_plans(
     shard: u16,
     settings: &[ListenerSettings],
     bound: &[Bound],
-    stand_in: bool,
+    stand_in: Option<&StandIn>,
 ) -> Vec<ListenerPlan> {
     settings
         .iter()
@@ -97,7 +98,7 @@ pub fn listener_plans(
             protocol: settings.protocol,
             socket: Socket(bound.sockets[usize::from(shard)].as_raw_fd()),
             payload_len_max: bound.payload_len_max,
-            stand_in,
+            stand_in: stand_in.cloned(),
         })
         .collect()
 }

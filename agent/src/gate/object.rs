@@ -29,4 +29,12 @@ pub mod map {
     pub const SHARD_SOCKETS: &str = "SHARD_SOCKETS";
     pub const STEERED_SHARDS: &str = "STEERED_SHARDS";
     pub const STEERED: &str = "STEERED";
+    pub const GENERATION: &str = "GENERATION";
+    pub const POLICIES: &str = "POLICIES";
+    pub const LISTS: &str = "LISTS";
+    pub const LIMITS: &str = "LIMITS";
+    pub const SOURCES: &str = "SOURCES";
+    pub const NEWCOMERS: &str = "NEWCOMERS";
+    pub const KEEP: &str = "KEEP";
+    pub const TICKS: &str = "TICKS";
 }
