@@ -9,6 +9,10 @@ mod count;
 mod drops;
 mod filter;
 mod maps;
+mod observe;
+mod refused;
+mod rules;
+mod source;
 mod steer;
 
 /// The kernel lends `bpf_probe_read_kernel` and its own types to GPL-compatible programs only.

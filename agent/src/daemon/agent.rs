@@ -10,6 +10,7 @@ use crate::config::settings::OnFull;
 use crate::config::{self, Loaded};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
+use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
@@ -18,7 +19,7 @@ use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
-use crate::gate::{self, Gate, GateKind};
+use crate::gate::{self, Gate};
 use crate::journal::feed::JournalMarks;
 use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
@@ -29,6 +30,8 @@ use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
+use crate::shard::regulation::{Board, Regulation};
+use crate::shard::tenant::TenantPlan;
 use crate::sink::StopDeadline;
 
 /// How often readiness is looked at while the agent starts, and how long that may take before the
@@ -40,7 +43,8 @@ const READY_WAIT: Duration = Duration::from_secs(1);
 const SINK_HANG: Duration = Duration::from_secs(2);
 /// Everything that runs.
 pub struct Agent {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: GateKnowledge,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     admin: Option<std::net::TcpListener>,
@@ -88,9 +92,13 @@ impl Agent {
             unix_ns_now(),
         )?;
         let io = choose_io(settings.io, shard_count)?;
-        let mut gate = Gate::open(settings.gate.mode, settings.listeners.len())
-            .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
-        let gate_kind = gate.kind();
+        let unavailable = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Unavailable, format!("the gate: {error}"))
+        };
+        let mut gate = Gate::open(settings.gate.mode).map_err(|error| unavailable(&error))?;
+        // Before the first socket: no datagram is judged by less than what is configured.
+        gate.apply(&settings.gate.policy)
+            .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
         store.recall(data.path());
         store.release_unwanted(&settings.listeners, shard_count);
@@ -114,6 +122,10 @@ impl Agent {
         let delivered = schemas.delivered().clone();
         let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
+        let regulation = Regulation {
+            board: Arc::new(Board::alone(shard_count)),
+            tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
+        };
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
@@ -125,8 +137,8 @@ impl Agent {
                 }
             }
             let feeds = sinks.start(shard, &shard_marks)?;
-            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
-            let stand_in = gate_kind == GateKind::UserSpace;
+            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard)
+                .with_tenants(&registry, regulation.tenants.as_deref());
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
@@ -150,7 +162,8 @@ impl Agent {
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
-                listeners: listener_plans(shard, &settings.listeners, &bound, stand_in),
+                regulation: regulation.clone(),
+                listeners: listener_plans(shard, &settings.listeners, &bound, gate.stand_in()),
                 observer: publisher,
                 sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,
@@ -170,6 +183,7 @@ impl Agent {
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
             io,
+            board: regulation.board,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
@@ -177,6 +191,7 @@ impl Agent {
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
+            gate: GateKnowledge::new(&settings.gate.policy),
             readiness: Arc::new(Readiness::default()),
             registry,
             admin: Some(admin),

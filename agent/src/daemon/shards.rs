@@ -18,6 +18,7 @@ use crate::fence::choice::{self, Io};
 use crate::fence::epoll::Poll;
 use crate::fence::uring::Ring;
 use crate::fence::{FenceError, FencePlan, Waker, waker};
+use crate::gate::StandIn;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
@@ -27,6 +28,7 @@ use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::{Kernel, Socket};
+use crate::shard::regulation::Regulation;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 
 /// Cores that this process may run on, in order.
@@ -76,6 +78,7 @@ pub struct ShardPlan {
     pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
+    pub regulation: Regulation,
     pub observer: ShardPublisher,
     /// Its sockets outlive the process.
     pub sockets_kept: bool,
@@ -87,7 +90,7 @@ pub fn listener_plans(
     shard: u16,
     settings: &[ListenerSettings],
     bound: &[Bound],
-    stand_in: bool,
+    stand_in: Option<&StandIn>,
 ) -> Vec<ListenerPlan> {
     settings
         .iter()
@@ -97,7 +100,7 @@ pub fn listener_plans(
             protocol: settings.protocol,
             socket: Socket(bound.sockets[usize::from(shard)].as_raw_fd()),
             payload_len_max: bound.payload_len_max,
-            stand_in,
+            stand_in: stand_in.cloned(),
         })
         .collect()
 }
@@ -215,6 +218,7 @@ impl Start {
             journal: plan.journal,
             schemas: plan.schemas,
             handover: plan.handover,
+            regulation: plan.regulation,
             connections_max: limits::CONNECTIONS_MAX,
             carry_bytes_max: limits::CARRY_BYTES_MAX,
             tcp_buffers: limits::TCP_BUFFERS,

@@ -18,6 +18,8 @@ use aya_log::EbpfLogger;
 
 use super::btf::KernelTypes;
 use super::error::GateError;
+use super::kernel_policy::PolicyMaps;
+use super::kernel_observe::KernelObserver;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
 use super::steer::Steering;
@@ -39,10 +41,13 @@ pub struct KernelGate {
     connections: PerCpuArray<MapData, u64>,
     /// Where the kernel has refused it, it spreads senders itself.
     steering: Option<Steering>,
+    pub policy: PolicyMaps,
     /// What `guard` was given, for `close` and `attached`.
     guarded: Vec<(u64, SocketSlot)>,
     /// Where the tracepoint could not be attached.
     proc_drops: Option<ProcDrops>,
+    /// What people ask of what the filter saw.
+    pub(super) observer: KernelObserver,
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +59,7 @@ struct Slot(SocketSlot);
 unsafe impl Pod for Slot {}
 
 impl KernelGate {
-    pub fn load(listeners: usize) -> Result<Self, GateError> {
+    pub fn load() -> Result<Self, GateError> {
         let bytes = object::OBJECT.ok_or(GateError::NoObject)?;
         if lacks_capabilities() {
             return Err(GateError::Permission {
@@ -62,15 +67,9 @@ impl KernelGate {
                 source: io::Error::from_raw_os_error(libc::EPERM),
             });
         }
-        let entries = |per_listener: usize| (listeners.max(1) * per_listener) as u32;
         let constants = DropConstants::read();
 
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(object::map::VERDICTS, entries(Verdict::COUNT))
-            .map_max_entries(object::map::KERNEL_DROPS, entries(KernelDrop::COUNT))
-            .map_max_entries(object::map::BUNDLES, entries(BundleCount::COUNT))
-            .map_max_entries(object::map::CONNECTIONS, entries(ConnectionVerdict::COUNT));
         if let Ok(constants) = &constants {
             for (name, value) in &constants.0 {
                 loader.override_global(name, value, true);
@@ -111,6 +110,8 @@ impl KernelGate {
             bundles: counters(&mut ebpf, object::map::BUNDLES)?,
             connections: counters(&mut ebpf, object::map::CONNECTIONS)?,
             steering: steering.ok(),
+            policy: PolicyMaps::take(&mut ebpf)?,
+            observer: KernelObserver::take(&mut ebpf)?,
             guarded: Vec::new(),
             proc_drops: drops_attached.is_err().then(ProcDrops::default),
             ebpf,
@@ -121,16 +122,10 @@ impl KernelGate {
     pub fn guard(
         &mut self,
         listener: ListenerId,
-        payload_len_max: u32,
+        slot: SocketSlot,
         socket: BorrowedFd<'_>,
     ) -> Result<(), GateError> {
         let cookie = cookie(socket).map_err(GateError::Cookie)?;
-        let slot = SocketSlot {
-            listener: u32::from(listener.0),
-            payload_len_max,
-            flags: 0,
-            reserved: 0,
-        };
         let is_stream = super::is_stream(socket).map_err(GateError::Stat)?;
         if let Some(proc_drops) = self.proc_drops.as_mut().filter(|_| !is_stream) {
             proc_drops
@@ -190,6 +185,19 @@ impl KernelGate {
         }
     }
 
+    /// Gives up the slots of a listener; its sockets are closed, or pass everything uncounted.
+    pub fn forget(&mut self, listener: ListenerId) {
+        let listener_index = u32::from(listener.0);
+        for (cookie, _) in self
+            .guarded
+            .extract_if(.., |(_, slot)| slot.listener == listener_index)
+        {
+            if let Err(error) = self.sockets.remove(&cookie) {
+                tracing::warn!("a slot of listener {} stays taken: {error}", listener.0);
+            }
+        }
+    }
+
     pub fn counts(&self, listener: ListenerId) -> GateCounts {
         let listener_index = u32::from(listener.0);
         let bundles = |count| sum(&self.bundles, bundle_index(listener_index, count));
@@ -198,6 +206,7 @@ impl KernelGate {
                 .map(|verdict| sum(&self.verdicts, verdict_index(listener_index, verdict))),
             drops: KernelDrop::ALL.map(|drop| sum(&self.drops, drop_index(listener_index, drop))),
             judged_bundles: bundles(BundleCount::Judged),
+            contended_bundles: bundles(BundleCount::Contended),
         };
         if let Some(proc_drops) = &self.proc_drops {
             // The table counts the filter's own drops too.

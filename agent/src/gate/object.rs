@@ -29,4 +29,17 @@ pub mod map {
     pub const SHARD_SOCKETS: &str = "SHARD_SOCKETS";
     pub const STEERED_SHARDS: &str = "STEERED_SHARDS";
     pub const STEERED: &str = "STEERED";
+    pub const GENERATION: &str = "GENERATION";
+    pub const POLICIES: &str = "POLICIES";
+    pub const LISTS: &str = "LISTS";
+    pub const LIMITS: &str = "LIMITS";
+    pub const SOURCES: &str = "SOURCES";
+    pub const NEWCOMERS: &str = "NEWCOMERS";
+    pub const KEEP: &str = "KEEP";
+    pub const TICKS: &str = "TICKS";
+    pub const WHO: &str = "WHO";
+    pub const SIZES: &str = "SIZES";
+    pub const WATCH: &str = "WATCH";
+    pub const WATCH_TURN: &str = "WATCH_TURN";
+    pub const REFUSED: &str = "REFUSED";
 }

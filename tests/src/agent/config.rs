@@ -32,6 +32,8 @@ pub struct Config {
     pub top: &'static str,
     /// More lines of `[journal]`.
     pub journal: &'static str,
+    /// More lines of `[gate]`.
+    pub gate_more: &'static str,
     /// A folder of users' writer schemas.
     pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
@@ -67,6 +69,7 @@ impl Config {
             data_dir: None,
             top: "",
             journal: "",
+            gate_more: "",
             schemas_dir: None,
             more: "",
         }
@@ -83,6 +86,7 @@ impl Config {
             udp_receive_buffer,
             top,
             journal,
+            gate_more,
             more,
             ..
         } = self;
@@ -113,6 +117,7 @@ commit_interval = "{commit_interval}"
 {journal}
 [gate]
 mode = "{gate}"
+{gate_more}
 [listeners.udp]
 address = "udp://{udp_address}"
 receive_buffer = "{udp_receive_buffer}"

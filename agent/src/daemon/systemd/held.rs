@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::fence::receive_queue;
 
 /// A socket that an earlier life has bound, under the name that it gave it.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Held {
 
     /// Bytes that wait in it, with the kernel's overhead.
     pub fn waiting_bytes(&self) -> u64 {
-        super::super::listen::socket_memory(self.socket.as_raw_fd()).0
+        receive_queue(self.socket.as_raw_fd()).used
     }
 
     /// Why it is not what the listener asks for, whatever its name says: a name is only text, and a

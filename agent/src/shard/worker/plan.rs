@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::settings::Protocol;
+use crate::gate::StandIn;
 use crate::journal::writer::JournalPlan;
 use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::Socket;
+use crate::shard::regulation::Regulation;
 
 /// What one worker needs to know; plain data.
 pub struct Plan {
@@ -22,6 +24,8 @@ pub struct Plan {
     pub carry_bytes_max: usize,
     /// How connections get to the shard that owns their producer; `None` where there is one shard.
     pub handover: Option<Handover>,
+    /// What is kept of each priority, and who may have what.
+    pub regulation: Regulation,
     /// Receive buffers of each pool: how many leases the fence can have out.
     pub tcp_buffers: usize,
     pub udp_buffers: usize,
@@ -37,8 +41,8 @@ pub struct ListenerPlan {
     /// Bound, and for TCP listening.
     pub socket: Socket,
     pub payload_len_max: u32,
-    /// The gate is not in the kernel: the worker judges each bundle itself.
-    pub stand_in: bool,
+    /// Where the gate is not in the kernel, the worker judges each bundle itself.
+    pub stand_in: Option<StandIn>,
 }
 
 /// Who looks at a shard's counts. Called on the shard's thread, once per wake-up.
