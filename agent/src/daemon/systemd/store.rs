@@ -128,9 +128,9 @@ impl SocketStore {
         let dropped = drops_of(socket).ok().and_then(since).unwrap_or(0);
         if dropped > 0 {
             tracing::warn!(
-                listener = %listener.name, dropped,
-                "datagrams or bundles were dropped while no agent ran: the receive buffer was full, \
-                 or the gate refused them; a larger receive_buffer holds more",
+                listener = %listener.name,
+                "{dropped} datagrams or bundles were dropped while no agent ran: the receive buffer \
+                 was full, or the gate refused them; a larger receive_buffer holds more",
             );
         }
     }
