@@ -51,6 +51,7 @@ pub const fn size_bucket(len: u32) -> usize {
     // The number of bounds below it. Without branches: the verifier would follow each way through
     // them, twelve times twelve for a bundle, with all that comes after. The sign of the difference
     // says which is greater, as both are below 2^31.
+    let len = len & (u32::MAX >> 1);
     let mut bucket = 0;
     let mut index = 0;
     while index < SIZE_BOUNDS.len() {

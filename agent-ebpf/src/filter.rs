@@ -61,7 +61,11 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
         None => source,
     };
     let passes = outcome.passes();
-    let refused = if passes { 0 } else { datagrams };
+    let refused = opaque(if passes { 0 } else { datagrams }, &context);
+    let shape = BundleShape {
+        payload_len: opaque(shape.payload_len, &context),
+        segment_len: opaque(shape.segment_len, &context),
+    };
     observe::observe(slot.listener, &holder, shape, refused);
     if passes {
         return PASS_WHOLE;
