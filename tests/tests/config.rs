@@ -57,6 +57,7 @@ fn builtin() -> Settings {
             mode: GateMode::Auto,
             policy: GatePolicy::default(),
         },
+        tenants: Vec::new(),
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
             kind: SinkKind::File,
@@ -147,6 +148,15 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "limits.",
         "newcomers =",
         "connections_per_source =",
+        "[tenants.default]",
+        "[tenants.billing]",
+        "sources =",
+        "producers =",
+        "weight =",
+        "rate =",
+        "burst =",
+        "bytes_in_flight =",
+        "journal_share =",
         "[sinks.upstream]",
         "type = \"penstock\"",
         "to =",
@@ -172,7 +182,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            57,
+            64,
             "a new key: does this test still say enough?"
         );
         for key in keys {

@@ -35,8 +35,7 @@ use std::time::Duration;
 
 use penstock::limits::SEND_BUFFER_LEN;
 use penstock::shard::op::{
-    Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, ReceiveQueue, SendLease,
-    Socket,
+    Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, ReceiveQueue, SendLease, Socket,
 };
 
 use penstock_proto::reason::Reason;
