@@ -9,6 +9,21 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
 
+/// Errors or warnings from one place in the code that are logged before more of them are counted and
+/// summed up, once a minute. A configuration with a hint for each of some listeners stays below.
+pub const LOG_REPEATS_MAX: u32 = 20;
+/// Places in the code that are told apart in this; there are about 60.
+pub const LOG_KINDS_MAX: usize = 256;
+/// What a summary quotes, in bytes.
+pub const LOG_TEXT_LEN_MAX: usize = 200;
+/// The longest value of a field that journald is sent, in bytes: a dozen of them are half of what a
+/// datagram may have (net.core.wmem_default, 208 KiB).
+pub const LOG_VALUE_LEN_MAX: usize = 8 << 10;
+
+/// The longest answer on the control socket: both policies of `penstock gate show` with as many IPv6
+/// prefixes as fit, some 45 bytes each.
+pub const CONTROL_ANSWER_LEN_MAX: usize = 4 << 20;
+
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
 pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;
 /// The longest frame there is.
@@ -91,12 +106,29 @@ pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multi
 /// datagram: flat out without GSO, 32 ran dry 12,000 times in two seconds, and 128 twice.
 pub const UDP_BUFFERS: usize = 128;
 
+/// Without io_uring: what one wait takes at most, so that no listener keeps the others waiting.
+/// Datagram buffers that one recvmmsg fills: 32 × 68 KiB is about what a core's cache holds until
+/// they are parsed, and a syscall's price is spread thin enough.
+pub const UDP_BATCH: usize = 32;
+/// Connections that one listener accepts.
+pub const ACCEPT_BATCH: usize = 64;
+/// Sockets that epoll_wait tells of; it begins with the others the next time.
+pub const EPOLL_EVENTS_MAX: usize = 256;
+/// Threads for the journal's files: one that syncs, one that makes the next segment, one that
+/// removes, and at least one that writes. Their stacks are part of `SHARD_TABLES_MEMORY`'s
+/// allowance.
+pub const FILE_THREADS: usize = 4;
+pub const FILE_THREAD_STACK_LEN: usize = 128 << 10;
+
 /// Acknowledgements are sent from buffers of 128 acknowledgements each.
 pub const SEND_BUFFER_LEN: usize = 4096;
 pub const SEND_BUFFERS: usize = 256;
 
 /// Connections of a shard, all listeners together.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections of a TCP listener's socket that the kernel completes before the shard accepts them;
+/// net.core.somaxconn (4,096 by default since 5.4) is the host's bound on it.
+pub const LISTEN_BACKLOG: u16 = 4096;
 /// Frames of one producer that may be unsettled at once (PROTOCOL.md).
 pub const OUTSTANDING_FRAMES_MAX: usize = 1024;
 /// Acknowledgements that may wait for one connection: a peer that does not read them is closed.
@@ -105,8 +137,8 @@ pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
 pub const CARRY_BYTES_MAX: usize = 32 << 20;
 
 /// Prefixes that the gate's lists hold together, and prefixes with a limit of their own.
-pub const GATE_PREFIXES_MAX: usize = 4096;
-pub const GATE_LIMITS_MAX: usize = 1024;
+pub const GATE_PREFIXES_MAX: usize = agent_common::layout::LISTS_MAX as usize;
+pub const GATE_LIMITS_MAX: usize = agent_common::layout::LIMITS_MAX as usize;
 /// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
@@ -193,6 +225,27 @@ pub const fn memory_needed(shards: u16, sinks: usize) -> u64 {
     PROCESS_MEMORY + shards as u64 * (SHARD_MEMORY + sinks as u64 * SINK_SHARD_MEMORY)
 }
 
+/// Descriptors of a shard beside its connections and listening sockets: its ring, eventfd, segments
+/// (the one written, its successor, those being removed) and folder.
+pub const SHARD_FILES: u64 = 16;
+/// Descriptors of a sink on a shard: what it reads, what it writes, its folder and its cursor.
+pub const SINK_SHARD_FILES: u64 = 8;
+/// Descriptors of the process: standard ones, runtimes, the gate's maps and programs, admin
+/// connections.
+pub const PROCESS_FILES: u64 = 192;
+
+/// Open files that the agent may come to have, with every connection slot taken.
+pub const fn open_files_needed(shards: u16, listeners: usize, sinks: usize) -> u64 {
+    let connections = CONNECTIONS_MAX as u64;
+    let of_shard = SHARD_FILES + listeners as u64 + sinks as u64 * SINK_SHARD_FILES;
+    PROCESS_FILES + shards as u64 * (connections + of_shard)
+}
+
+/// Memory of the journal's blocks in bytes, which is registered with the kernel and so locked.
+pub const fn locked_memory_needed(shards: u16) -> u64 {
+    shards as u64 * (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN) as u64
+}
+
 /// What `shards` shards need of `journal.max_size`, in bytes.
 pub const fn journal_needed(shards: u16) -> u64 {
     shards as u64 * SHARD_SEGMENTS_MIN * SEGMENT_LEN_MIN
@@ -214,9 +267,12 @@ const _: () = {
     // The shortest segment still lets a shard serve a few hundred producers.
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
+    assert!(UDP_BATCH <= UDP_BUFFERS);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
+    // The gate's counts have a place for each listener.
+    assert!(LISTENERS_MAX == agent_common::layout::LISTENERS_MAX as usize);
     // The listener table stands in the segment's header page.
     assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
 };

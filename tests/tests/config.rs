@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use penstock::config::settings::{
-    AdminSettings, Compression, FileFormat, GateMode, GateSettings, JournalSettings,
+    AdminSettings, Compression, FileFormat, GateMode, GateSettings, IoMode, JournalSettings,
     ListenerSettings, MinFree, OnFull, Protocol, Settings, Shards, SinkKind, SinkSettings,
     SyncMode,
 };
@@ -33,7 +33,9 @@ fn builtin() -> Settings {
     Settings {
         data_dir: PathBuf::from("./penstock-data"),
         shards: Shards::Auto,
+        io: IoMode::Auto,
         memory_max: 256 * MIB,
+        user: None,
         stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
@@ -161,6 +163,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "type = \"penstock\"",
         "to =",
         "socket =",
+        "user =",
         "schemas_dir =",
         "[schemas.",
         "fields =",
@@ -182,7 +185,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            64,
+            68,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -207,6 +210,7 @@ fn what_show_prints_reads_back_to_the_same() {
         shards = 2
         memory_max = "1GB"
         admin.address = "[::1]:0"
+        log = { level = "warn,penstock::journal=debug", format = "json" }
         [journal]
         max_size = "2147483647B"
         min_free = "2.5%"
@@ -487,7 +491,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, memory_max, stop_timeout, admin, journal, listeners, gate, sinks, \
+            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, tenants, sinks, \
              schemas_dir, schemas",
         ),
     ];

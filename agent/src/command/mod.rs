@@ -2,15 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
+mod ask;
 mod cat;
 mod check;
 mod config;
+mod gate;
+mod generate;
+mod healthcheck;
 mod journal;
 mod load;
+mod log;
 mod run;
 mod schema;
 mod send;
@@ -37,6 +42,20 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    Gate(gate::Arguments),
+    Log(log::Arguments),
+    Healthcheck(healthcheck::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
+}
+
+/// Whether the binary takes this command line, its name first; nothing is run. For the tests of what
+/// the documents and the packages write.
+pub fn parses<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    match CommandLine::try_parse_from(words) {
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the command that the process was called with.
@@ -64,6 +83,10 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Gate(arguments) => gate::run(arguments),
+        Command::Log(arguments) => log::run(arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -15,11 +15,12 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, IoMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
+use crate::log::{LogFilter, LogFormat, NoLevel};
 use address::{parse_forward_targets, parse_listener_address, socket_address};
 pub use gate::*;
 pub use tenant::*;
@@ -59,11 +60,37 @@ pub const SHARDS: Key<Shards> = Key {
     },
 };
 
+pub const IO: Key<IoMode> = Key {
+    path: "io",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &IO_WORDS, &[]),
+    show: |io| show_word(io, &IO_WORDS),
+};
+const IO_WORDS: [(&str, IoMode); 3] = [
+    ("auto", IoMode::Auto),
+    ("io_uring", IoMode::Uring),
+    ("epoll", IoMode::Epoll),
+];
+
 pub const MEMORY_MAX: Key<u64> = Key {
     path: "memory_max",
     default: Some("256MiB"),
     parse: |leaf| size(leaf, 1 << 20, 1 << 44),
     show: show_size,
+};
+
+/// Without it the agent stays who started it.
+pub const USER: Key<String> = Key {
+    path: "user",
+    default: None,
+    parse: |leaf| match text(leaf, "penstock")? {
+        "" => Err(Wrong::new(
+            "an empty name",
+            "write a user's name as in \"penstock\"",
+        )),
+        name => Ok(name.to_owned()),
+    },
+    show: |name| quote(name),
 };
 
 pub const STOP_TIMEOUT: Key<Duration> = Key {
@@ -73,6 +100,31 @@ pub const STOP_TIMEOUT: Key<Duration> = Key {
     parse: |leaf| time(leaf, Duration::from_secs(4), Duration::from_secs(600)),
     show: show_time,
 };
+
+pub const LOG_LEVEL: Key<LogFilter> = Key {
+    path: "log.level",
+    default: Some("info"),
+    parse: |leaf| {
+        let text = text(leaf, "info")?;
+        text.parse().map_err(|NoLevel { part }| {
+            Wrong::new(format!("\"{part}\" is no level"), NoLevel::HELP)
+        })
+    },
+    show: |level| quote(&level.to_string()),
+};
+
+pub const LOG_FORMAT: Key<LogFormat> = Key {
+    path: "log.format",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &LOG_FORMAT_WORDS, &[]),
+    show: |format| show_word(format, &LOG_FORMAT_WORDS),
+};
+const LOG_FORMAT_WORDS: [(&str, LogFormat); 4] = [
+    ("auto", LogFormat::Auto),
+    ("journald", LogFormat::Journald),
+    ("human", LogFormat::Human),
+    ("json", LogFormat::Json),
+];
 
 pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
     path: "admin.address",
@@ -321,8 +373,12 @@ const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
+    IO.path,
     MEMORY_MAX.path,
+    USER.path,
     STOP_TIMEOUT.path,
+    LOG_LEVEL.path,
+    LOG_FORMAT.path,
     ADMIN_ADDRESS.path,
     ADMIN_SOCKET.path,
     JOURNAL_MAX_SIZE.path,

@@ -7,16 +7,22 @@ use std::time::Duration;
 use crate::decode::avro::plan::Mapping;
 use crate::gate::policy::{GatePolicy, Prefix, Rate};
 use crate::limits;
+use crate::log::LogSettings;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// The kernel interface of the shards.
+    pub io: IoMode,
+    /// Who the agent becomes where root starts it.
+    pub user: Option<String>,
     /// How long a stop may take, from the signal to the end of the process.
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
     pub memory_max: u64,
+    pub log: LogSettings,
     pub admin: AdminSettings,
     pub journal: JournalSettings,
     /// By name, in the file's order; the index is the `ListenerId`.
@@ -59,6 +65,15 @@ pub enum Shards {
     /// `Settings::shard_count` has the number.
     Auto,
     Count(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoMode {
+    /// io_uring where it can be had, else epoll, loudly.
+    Auto,
+    /// io_uring, or exit 69.
+    Uring,
+    Epoll,
 }
 
 #[derive(Clone, Debug, PartialEq)]

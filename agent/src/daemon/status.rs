@@ -12,18 +12,19 @@ use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::Bound;
+use crate::fence::choice::Io;
+use crate::fence::receive_queue;
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
-use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::log;
+use crate::metric::{
+    ControlPublisher, JournalState, LogPublisher, Registry, SinkCounts, SinkLabels,
+};
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::regulation::Board;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
-use crate::uring::receive_queue;
-
-/// The kernel interface of the shards, as `build_info` names it.
-const IO: &str = "io_uring";
 
 /// One sink, over all shards.
 pub struct SinkView {
@@ -75,12 +76,14 @@ pub struct Views {
     pub sinks: Vec<SinkView>,
     pub schemas: Arc<SchemaView>,
     pub disk: Arc<DiskSpace>,
+    pub io: Io,
     pub board: Arc<Board>,
 }
 
 /// Read by the admin side on the control thread; the mutexes are never contended.
 pub struct Shared {
     pub started: Instant,
+    pub io: Io,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
     config: String,
@@ -93,6 +96,7 @@ pub struct Shared {
     schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
+    log: Mutex<LogPublisher>,
 }
 
 impl Shared {
@@ -109,6 +113,7 @@ impl Shared {
             sinks,
             schemas,
             disk,
+            io,
             board,
         } = views;
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
@@ -126,11 +131,13 @@ impl Shared {
             .collect();
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
-        let publisher = ControlPublisher::new(registry, listeners, &labels, IO, kind.label())
-            .with_shards(registry, board.pressures().count());
+        let publisher =
+            ControlPublisher::new(registry, listeners, &labels, io.label(), kind.label())
+                .with_shards(registry, board.pressures().count());
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
+            io,
             gate_kind: kind,
             marks,
             config: loaded.source(),
@@ -143,20 +150,35 @@ impl Shared {
             schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
+            log: Mutex::new(LogPublisher::new(registry)),
         }
+    }
+
+    /// What runs, and how far behind the sinks are, in one line.
+    pub fn summary(&self) -> String {
+        let behind: u64 = self.sinks.iter().map(SinkView::lag_records).sum();
+        format!(
+            "{} listeners on {} shards by {}, gate in {}; sinks {behind} records behind",
+            self.listeners.len(),
+            self.marks.len(),
+            self.io.label(),
+            match self.gate_kind {
+                GateKind::Kernel => "the kernel",
+                GateKind::UserSpace => "user space",
+            },
+        )
     }
 
     pub fn gate(&self) -> MutexGuard<'_, Gate> {
         lock(&self.gate)
     }
 
-    /// From here on every datagram is counted as `closing` and dropped in the kernel.
+    /// From here on every datagram, and every connection that is asked for, is counted as `closing`
+    /// and dropped in the kernel.
     pub fn close_gate(&self) {
         let mut gate = self.gate();
-        for (id, listener) in self.ids() {
-            if listener.protocol == Protocol::Udp {
-                gate.close(id);
-            }
+        for (id, _) in self.ids() {
+            gate.close(id);
         }
     }
 
@@ -175,6 +197,7 @@ impl Shared {
 
 impl StatusSource for Shared {
     fn refresh(&self) {
+        lock(&self.log).publish(&log::suppressed());
         let mut publisher = lock(&self.publisher);
         let gate = self.gate();
         let bound = lock(&self.bound);
@@ -259,7 +282,7 @@ impl StatusSource for Shared {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             config: self.config.clone(),
-            io: IO.to_owned(),
+            io: self.io.label().to_owned(),
             gate: self.gate_kind.label().to_owned(),
             listeners: listeners.collect(),
             journal: journal.collect(),

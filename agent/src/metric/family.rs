@@ -70,6 +70,14 @@ pub static GATE_ATTACHED: Family = gauge(
     &["listener"],
     "1 where the gate runs in the kernel, 0 where its stand-in in user space gives the verdicts.",
 );
+pub static DATAGRAM_SIZE: Family = Family {
+    name: "penstock_datagram_size_bytes",
+    kind: Kind::Histogram,
+    unit: Unit::Bytes,
+    labels: &["listener"],
+    help: "Sizes of the datagrams that reached the gate, without their UDP headers, whatever their \
+           verdict.",
+};
 pub static KERNEL_DROPS: Family = counter(
     "penstock_kernel_drops_total",
     Unit::Count,
@@ -284,6 +292,12 @@ pub static SCHEMAS: Family = gauge(
     &["state"],
     "Files of schemas_dir: usable, unusable (no records can be made of their data) or broken.",
 );
+pub static LOG_SUPPRESSED: Family = counter(
+    "penstock_log_suppressed_total",
+    Unit::Count,
+    &["level"],
+    "Errors and warnings of the agent's own log that were counted and summed up, not logged.",
+);
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
     Unit::Count,
@@ -334,6 +348,7 @@ pub static RECORDED: [&Family; 37] = [
     &SINK_ERRORS,
     &SINK_SKIPPED_RECORDS,
     &SCHEMAS,
+    &LOG_SUPPRESSED,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &BUILD_INFO,
 ];

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
-
-use super::case::Case;
-use super::target_folder;
+use super::case::{CONTENDERS, Case, Contender, Io};
 
 /// The end-to-end benchmark: `penstock load` on one core, the agent on another.
 #[derive(Debug, clap::Parser)]
@@ -26,6 +23,9 @@ pub struct Options {
     /// Only the cases whose name has this in it
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// The agent's kernel interface; with both, in turn within each round
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "io_uring")]
+    io: Vec<Io>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,
@@ -51,19 +51,11 @@ impl Options {
         only.is_none_or(|text| label.contains(&text.to_lowercase()))
     }
 
-    /// `PENSTOCK_BIN`, else the release build beside this benchmark.
-    pub fn binary(&self) -> anyhow::Result<PathBuf> {
-        let path = match std::env::var_os("PENSTOCK_BIN") {
-            Some(path) => PathBuf::from(path),
-            None => target_folder().join("release").join("penstock"),
+    pub fn contenders(&self) -> Vec<Contender> {
+        let wanted = |contender: &Contender| match contender {
+            Contender::Bare => true,
+            Contender::SinkIdle(io) | Contender::SinkRunning(io) => self.io.contains(io),
         };
-        if !path.is_file() {
-            bail!(
-                "{} is missing: build it with `cargo xtask build-ebpf` and `cargo build --release \
-                 -p penstock`, or name one in PENSTOCK_BIN",
-                path.display()
-            );
-        }
-        Ok(path)
+        CONTENDERS.into_iter().filter(wanted).collect()
     }
 }

@@ -10,9 +10,9 @@ use serde_json::json;
 use super::case::{CASES, CONTENDERS, Case, Contender};
 use super::contender::{CatchUp, Measurement};
 use super::figures::Figures;
-use super::host::Host;
 use super::options::Options;
-use super::{GENERATOR_CORE, RECEIVER_CORE};
+use crate::rig::host::Host;
+use crate::rig::{GENERATOR_CORE, RECEIVER_CORE};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -157,7 +157,7 @@ impl Report {
                 let percent = share.median * 100.0;
                 parts.push(format!("the shard {percent:.0} % of the agent's CPU time"));
             }
-            if let (Contender::SinkRunning, Some(sink)) = (contender, sink) {
+            if let (Contender::SinkRunning(_), Some(sink)) = (contender, sink) {
                 let text = sink.text(1e6, 2);
                 parts.push(format!("the sink delivered {text} M records/s meanwhile"));
             }
