@@ -6,6 +6,10 @@
 //!  KERNEL_DROPS     per CPU  u64 per listener × KernelDrop
 //!  BUNDLES          per CPU  u64 per listener × BundleCount
 //!  STRAYS           per CPU  u64 per Stray
+//!  SHARD_SOCKETS    sockets  listener × shard → UDP socket, for sk_reuseport
+//!  STEERED_SHARDS   array    u32 per listener: its shards, 0 where nothing is steered
+//!  STEERED          per CPU  u64 per listener × SteeredBy
+//!  CONNECTIONS      per CPU  u64 per listener × ConnectionVerdict
 //!
 //!  GENERATION       array    u64: which policy is in force (its lowest 24 bits)
 //!  POLICIES         array    Policy, by the generation's lowest bit
@@ -22,9 +26,11 @@
 //! any more that can have read the old number are the old entries removed. What sources have used
 //! up stays, whatever the generation.
 
+use crate::connection::ConnectionVerdict;
 use crate::keep::{Keep, PRIORITIES};
 use crate::limit::Limit;
 use crate::source::{FAMILY_V4, Source};
+use crate::steer::SteeredBy;
 use crate::verdict::{KernelDrop, Verdict};
 
 /// Listeners that the counts have places for: all that can be configured (`limits.rs` holds both to
@@ -34,6 +40,8 @@ pub const LISTENERS_MAX: u32 = 64;
 /// Sockets that the gate can guard: one per UDP listener and shard (limits: 64 listeners).
 pub const SOCKETS_MAX: u32 = 4096;
 
+/// Shards that the steering maps have room for.
+pub const SHARDS_MAX: u32 = 256;
 /// Prefixes of both lists of one policy: the blocks of a published blocklist (some thousands), and
 /// as many again. An entry is some 100 bytes of kernel memory, taken when it is written.
 pub const LISTS_MAX: u32 = 16_384;
@@ -211,6 +219,24 @@ pub const fn bundle_index(listener: u32, count: BundleCount) -> u32 {
     listener * BundleCount::COUNT as u32 + count as u32
 }
 
+/// Index of a shard's socket in `SHARD_SOCKETS`.
+#[inline(always)]
+pub const fn shard_socket_index(listener: u32, shard: u16) -> u32 {
+    listener * SHARDS_MAX + shard as u32
+}
+
+/// Index of a count of steered bundles in `STEERED`.
+#[inline(always)]
+pub const fn steered_index(listener: u32, by: SteeredBy) -> u32 {
+    listener * SteeredBy::COUNT as u32 + by as u32
+}
+
+/// Index of a verdict's count in `CONNECTIONS`.
+#[inline(always)]
+pub const fn connection_index(listener: u32, verdict: ConnectionVerdict) -> u32 {
+    listener * ConnectionVerdict::COUNT as u32 + verdict as u32
+}
+
 /// Index of a count of raw messages in `TICKS`.
 #[inline(always)]
 pub const fn tick_index(listener: u32, priority: u8) -> u32 {
@@ -236,6 +262,13 @@ mod tests {
         ];
         let bundles = listeners().flat_map(|l| bundles.map(|b| bundle_index(l, b)));
         assert_eq!(bundles.collect::<Vec<_>>(), indices(3));
+        let steered = listeners().flat_map(|l| SteeredBy::ALL.map(|by| steered_index(l, by)));
+        assert_eq!(steered.collect::<Vec<_>>(), indices(3));
+        let connections = listeners()
+            .flat_map(|l| ConnectionVerdict::ALL.map(|verdict| connection_index(l, verdict)));
+        assert_eq!(connections.collect::<Vec<_>>(), indices(4));
+        let sockets = listeners().flat_map(|l| (0..256).map(move |s| shard_socket_index(l, s)));
+        assert_eq!(sockets.collect::<Vec<_>>(), indices(256));
         let ticks = listeners().flat_map(|l| [0, 1, 2, 3].map(|p| tick_index(l, p)));
         assert_eq!(ticks.collect::<Vec<_>>(), indices(4));
     }

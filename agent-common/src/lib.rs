@@ -9,13 +9,17 @@
 pub mod bucket;
 pub mod bundle;
 pub mod classify;
+pub mod connection;
 pub mod frame;
 pub mod judge;
 pub mod keep;
 pub mod layout;
 pub mod limit;
 pub mod observe;
+pub mod owner;
+pub mod ramp;
 pub mod source;
+pub mod steer;
 pub mod syslog;
 pub mod verdict;
 pub mod word;

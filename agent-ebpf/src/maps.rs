@@ -1,18 +1,20 @@
 //! The maps (layouts: `agent_common::layout`) and the constants that the loader sets.
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::keep::PRIORITIES;
 use agent_common::layout::{
     BundleCount, KeepWords, LIMITS_MAX, LISTENERS_MAX, LISTS_MAX, POLICIES as POLICIES_LEN, Policy,
-    PrefixKey, SOCKETS_MAX, SOURCES_MAX, SocketSlot, Stray,
+    PrefixKey, SHARDS_MAX, SOCKETS_MAX, SOURCES_MAX, SocketSlot, Stray,
 };
 use agent_common::limit::{Limit, SourceState};
 use agent_common::source::Source;
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ReusePortSockArray};
 
 /// By socket cookie, which the kernel never gives out twice.
 #[map]
@@ -33,6 +35,21 @@ pub static BUNDLES: PerCpuArray<u64> =
 #[map]
 pub static STRAYS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stray::COUNT as u32, 0);
 
+/// Filled when a listener's sockets are bound; the kernel takes a socket out when it is closed.
+#[map]
+pub static SHARD_SOCKETS: ReusePortSockArray =
+    ReusePortSockArray::with_max_entries(LISTENERS_MAX * SHARDS_MAX, 0);
+
+#[map]
+pub static STEERED_SHARDS: Array<u32> = Array::with_max_entries(LISTENERS_MAX, 0);
+
+#[map]
+pub static STEERED: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(LISTENERS_MAX * SteeredBy::COUNT as u32, 0);
+
+#[map]
+pub static CONNECTIONS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(ConnectionVerdict::COUNT as u32, 0);
 #[map]
 pub static GENERATION: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -68,6 +68,14 @@ pub const fn producers_max(segment_len: u64) -> usize {
     }
 }
 
+/// Configured tenants, the default one not counted; the prefixes and the producers that each names.
+pub const TENANTS_MAX: usize = 64;
+pub const TENANT_SOURCES_MAX: usize = 256;
+pub const TENANT_PRODUCERS_MAX: usize = 1024;
+/// Producers of the default tenant that a shard tells apart: those that are connected, and as many
+/// that were and whose limits are not settled yet. 192 bytes each, and nothing without tenants.
+pub const TENANT_SLOTS: usize = 2 * CONNECTIONS_MAX;
+
 /// Segments that a shard needs to make progress: the one being written, its successor, made ahead
 /// so that a switch does not wait for the disk, and one that a sink is reading; and their headers.
 pub const SHARD_SEGMENTS_MIN: u64 = 4;
@@ -86,6 +94,20 @@ pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multi
 /// UDP receive buffers of a shard: 128 × 68 KiB = 8.5 MiB. A bundle fills one, but so does a lone
 /// datagram: flat out without GSO, 32 ran dry 12,000 times in two seconds, and 128 twice.
 pub const UDP_BUFFERS: usize = 128;
+
+/// Without io_uring: what one wait takes at most, so that no listener keeps the others waiting.
+/// Datagram buffers that one recvmmsg fills: 32 × 68 KiB is about what a core's cache holds until
+/// they are parsed, and a syscall's price is spread thin enough.
+pub const UDP_BATCH: usize = 32;
+/// Connections that one listener accepts.
+pub const ACCEPT_BATCH: usize = 64;
+/// Sockets that epoll_wait tells of; it begins with the others the next time.
+pub const EPOLL_EVENTS_MAX: usize = 256;
+/// Threads for the journal's files: one that syncs, one that makes the next segment, one that
+/// removes, and at least one that writes. Their stacks are part of `SHARD_TABLES_MEMORY`'s
+/// allowance.
+pub const FILE_THREADS: usize = 4;
+pub const FILE_THREAD_STACK_LEN: usize = 128 << 10;
 
 /// Acknowledgements are sent from buffers of 128 acknowledgements each.
 pub const SEND_BUFFER_LEN: usize = 4096;
@@ -195,6 +217,7 @@ pub const fn journal_needed(shards: u16) -> u64 {
 }
 
 const _: () = {
+    assert!(TENANT_SLOTS + TENANTS_MAX < u16::MAX as usize);
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
     assert!(4 * JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN_MIN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);
@@ -209,6 +232,7 @@ const _: () = {
     // The shortest segment still lets a shard serve a few hundred producers.
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
+    assert!(UDP_BATCH <= UDP_BUFFERS);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
@@ -11,6 +11,7 @@ mod cat;
 mod check;
 mod config;
 mod gate;
+mod generate;
 mod journal;
 mod load;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     Journal(journal::Arguments),
     Schema(schema::Arguments),
     Gate(gate::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
         Command::Gate(arguments) => gate::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -4,6 +4,7 @@
 mod address;
 mod gate;
 mod schema;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -14,13 +15,14 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, IoMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
 use address::{parse_forward_targets, parse_listener_address, socket_address};
 pub use gate::*;
+pub use tenant::*;
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -57,11 +59,37 @@ pub const SHARDS: Key<Shards> = Key {
     },
 };
 
+pub const IO: Key<IoMode> = Key {
+    path: "io",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &IO_WORDS, &[]),
+    show: |io| show_word(io, &IO_WORDS),
+};
+const IO_WORDS: [(&str, IoMode); 3] = [
+    ("auto", IoMode::Auto),
+    ("io_uring", IoMode::Uring),
+    ("epoll", IoMode::Epoll),
+];
+
 pub const MEMORY_MAX: Key<u64> = Key {
     path: "memory_max",
     default: Some("256MiB"),
     parse: |leaf| size(leaf, 1 << 20, 1 << 44),
     show: show_size,
+};
+
+/// Without it the agent stays who started it.
+pub const USER: Key<String> = Key {
+    path: "user",
+    default: None,
+    parse: |leaf| match text(leaf, "penstock")? {
+        "" => Err(Wrong::new(
+            "an empty name",
+            "write a user's name as in \"penstock\"",
+        )),
+        name => Ok(name.to_owned()),
+    },
+    show: |name| quote(name),
 };
 
 pub const STOP_TIMEOUT: Key<Duration> = Key {
@@ -319,7 +347,9 @@ const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
+    IO.path,
     MEMORY_MAX.path,
+    USER.path,
     STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     ADMIN_SOCKET.path,
@@ -361,6 +391,13 @@ pub const KNOWN: &[&str] = &[
     gate::KNOWN[25],
     gate::KNOWN[26],
     gate::KNOWN[27],
+    tenant::KNOWN[0],
+    tenant::KNOWN[1],
+    tenant::KNOWN[2],
+    tenant::KNOWN[3],
+    tenant::KNOWN[4],
+    tenant::KNOWN[5],
+    tenant::KNOWN[6],
     SINK_TYPE.path,
     SINK_TO.path,
     SINK_FORMAT.path,

@@ -3,6 +3,7 @@
 
 mod gate;
 mod schemas;
+mod tenants;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -70,6 +71,8 @@ impl Reader {
         Settings {
             data_dir: self.value(&key::DATA_DIR, ""),
             shards: self.value(&key::SHARDS, ""),
+            io: self.value(&key::IO, ""),
+            user: self.given(&key::USER, ""),
             stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
             admin: AdminSettings {
@@ -91,6 +94,7 @@ impl Reader {
                 policy: self.gate_policy(),
             },
             listeners: self.listeners(),
+            tenants: self.tenants(),
             sinks: self.sinks(),
             schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
             schemas: self.schemas(),
@@ -272,6 +276,7 @@ impl Reader {
         }
         self.capacity(settings);
         self.schema_relations(settings);
+        self.tenant_relations(settings);
         for sink in settings
             .sinks
             .iter()

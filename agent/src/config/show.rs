@@ -1,6 +1,7 @@
 //! Settings to TOML that reads back to the same settings.
 
 mod gate;
+mod tenants;
 
 use std::fmt::Write;
 
@@ -12,9 +13,13 @@ pub fn show(settings: &Settings) -> String {
     let mut out = String::new();
     line(&mut out, &key::DATA_DIR, &settings.data_dir);
     line(&mut out, &key::SHARDS, &settings.shards);
+    line(&mut out, &key::IO, &settings.io);
     line(&mut out, &key::MEMORY_MAX, &settings.memory_max);
     if let Some(folder) = &settings.schemas_dir {
         line(&mut out, &key::SCHEMAS_DIR, folder);
+    }
+    if let Some(user) = &settings.user {
+        line(&mut out, &key::USER, user);
     }
     line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");
@@ -49,6 +54,7 @@ pub fn show(settings: &Settings) -> String {
         }
     }
     gate::gate(&mut out, &settings.gate);
+    tenants::tenants(&mut out, &settings.tenants);
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);

@@ -14,9 +14,10 @@ use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
-use crate::daemon::shards::{Shard, ShardPlan, listener_plans};
+use crate::daemon::shards::{Shard, ShardPlan, choose_io, listener_plans};
 use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
+use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate};
 use crate::journal::feed::JournalMarks;
@@ -24,6 +25,7 @@ use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::privilege::{self, Kept};
 use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
@@ -47,6 +49,7 @@ pub struct Agent {
     admin_address: SocketAddr,
     control_socket: Option<ControlSocket>,
     shards: Vec<Shard>,
+    store: SocketStore,
     sinks: Vec<(String, SinkThread)>,
     sink_stop: Arc<StopDeadline>,
     disk: DiskWatch,
@@ -54,15 +57,19 @@ pub struct Agent {
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Mutex<Vec<LeftBehind>>,
+    /// For sockets that are opened while the agent runs.
+    #[allow(dead_code, reason = "nothing opens sockets at run time yet")]
+    pub(super) kept: Kept,
     /// Ends with the agent.
     _schemas: Watch,
 }
 
 impl Agent {
     /// In this order: what can be wrong without harm first, what others see last.
-    pub fn start(loaded: &Loaded) -> Result<Self, Failure> {
+    pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
+        privilege::become_user(settings)?;
         for warning in config::warnings(settings) {
             tracing::warn!("{warning}");
         }
@@ -82,6 +89,7 @@ impl Agent {
             settings.journal.producer_expiry,
             unix_ns_now(),
         )?;
+        let io = choose_io(settings.io, shard_count)?;
         let unavailable = |error: &dyn std::error::Error| {
             Failure::new(Exit::Unavailable, format!("the gate: {error}"))
         };
@@ -90,13 +98,15 @@ impl Agent {
         gate.apply(&settings.gate.policy)
             .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
+        store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
             let id = ListenerId(index as u16);
-            let listening = listen::bind(id, listener, shard_count, &mut gate)?;
+            let listening = listen::bind(id, listener, shard_count, &mut gate, &mut store)?;
             tracing::info!(listener = %listener.name, address = %listening.address, "listening");
             bound.push(listening);
         }
+        store.report();
 
         let sink_stop = Arc::new(StopDeadline::default());
         let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
@@ -124,6 +134,7 @@ impl Agent {
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
+                io,
                 folder: data.shard_folder(shard),
                 journal: JournalPlan {
                     commit_interval: settings.journal.commit_interval,
@@ -144,7 +155,8 @@ impl Agent {
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, gate.stand_in()),
-                observer: Box::new(publisher),
+                observer: publisher,
+                sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,
             })?);
             marks.push(shard_marks);
@@ -161,9 +173,11 @@ impl Agent {
             sinks: sinks.views,
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
+            io,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let kept = privilege::settle(settings)?;
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
@@ -174,12 +188,14 @@ impl Agent {
             admin_address,
             control_socket: Some(control_socket),
             shards,
+            store,
             sinks: sinks.threads,
             sink_stop,
             disk,
             stop_timeout: settings.stop_timeout,
             data,
             left_behind: Mutex::new(left_behind),
+            kept,
             _schemas: schemas,
         }
         .listening())
@@ -229,10 +245,11 @@ impl Agent {
         let milliseconds = self.shared.started.elapsed().as_millis() as u64;
         let (shards, admin) = (self.shards.len(), self.admin_address);
         let gate = self.shared.gate_kind.label();
+        let io = self.shared.io.label();
         match self.readiness.is_ready() {
-            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            true => tracing::info!(milliseconds, shards, io, gate, %admin, "ready"),
             false => tracing::warn!(
-                milliseconds, shards, gate, %admin,
+                milliseconds, shards, io, gate, %admin,
                 "not ready yet: the journal is not writable, senders are told to try later",
             ),
         }
@@ -251,6 +268,25 @@ impl Agent {
                 format!("shard {shard} has ended by itself; stopping the others"),
             )),
             None => Ok(()),
+        }
+    }
+
+    /// How it stands, for the service manager.
+    pub fn standing(&self) -> Standing {
+        let missing = self.readiness.missing();
+        let missing: Vec<&str> = missing.map(Condition::words_of_lack).collect();
+        let is_ready = missing.is_empty();
+        let mut status = match is_ready {
+            true => format!("Ready: {}", self.shared.summary()),
+            false => format!("NOT READY: {}", missing.join(", ")),
+        };
+        if let Some(cause) = self.shared.marks.iter().find_map(|marks| marks.refusal()) {
+            status.push_str(&format!("; the journal takes nothing: {}", cause.label()));
+        }
+        Standing {
+            is_ready,
+            turns: self.shards.iter().map(Shard::turns).collect(),
+            status,
         }
     }
 
@@ -275,10 +311,12 @@ impl Agent {
         });
     }
 
-    /// Closes the gate, then the shards, then the sinks.
+    /// Closes the gate, unless the sockets go on in the next life; then the shards, then the sinks.
     pub async fn stop(&mut self) -> Result<(), Failure> {
         self.readiness.set(Condition::ListenersBound, false);
-        self.shared.close_gate();
+        if !self.store.is_complete() {
+            self.shared.close_gate();
+        }
         let end = Instant::now() + self.stop_timeout;
         for shard in &self.shards {
             shard.stop();
@@ -291,7 +329,7 @@ impl Agent {
             for shard in shards {
                 // The writer goes with its shard, and with it the feeds: sinks see the end.
                 if let Err(error) = shard.join() {
-                    outcome = Err(Failure::io("a shard's ring", &error));
+                    outcome = Err(Failure::io("a shard's fence", &error));
                 }
             }
             sink_stop.set(end - SINK_HANG);

@@ -1,17 +1,19 @@
 //! The control thread: starts everything in order, watches over it, answers scrapes and requests,
 //! and stops everything in order. Tokio runs here and nowhere else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin;
 use crate::config::Loaded;
 use crate::daemon::agent::Agent;
-use crate::daemon::request::{Ask, Refused, Request};
+use crate::daemon::request::{Answer, Ask, Refused, Request};
 use crate::daemon::signal::{Asked, Signals};
+use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
 use crate::limits;
+use crate::privilege;
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -19,11 +21,14 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
     ignore_file_size_signal();
+    let store = SocketStore::from_environment();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Its helpers, which wait in calls that block; this thread is not one of them.
+        .on_thread_start(privilege::give_up)
         .build()
         .map_err(|error| Failure::io("start the control thread's runtime", &error))?;
-    let outcome = runtime.block_on(live(loaded));
+    let outcome = runtime.block_on(live(loaded, store));
     // A sink that hangs in a call must not keep the process: its thread ends with it.
     runtime.shutdown_background();
     outcome
@@ -36,9 +41,10 @@ fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-async fn live(loaded: Loaded) -> Result<(), Failure> {
+async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
     let mut signals = Signals::watch()?;
-    let mut agent = Agent::start(&loaded)?;
+    let mut service = Service::from_environment();
+    let mut agent = Agent::start(&loaded, store)?;
     let (stop_admin, admin_stopped) = oneshot::channel::<()>();
     let (ask, mut asked) = mpsc::channel::<Ask>(limits::CONTROL_REQUESTS);
     let serving = tokio::spawn(admin::serve(
@@ -52,6 +58,7 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
     ));
     let logger = agent.gate_logger();
     agent.wait_until_ready().await?;
+    service.look(Instant::now(), agent.standing());
 
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let failure = loop {
@@ -62,24 +69,26 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
                     break None;
                 }
                 Asked::Reload => {
-                    if let Err(Refused(why)) = agent.answer(Request::Reload) {
+                    if let Err(Refused(why)) = answer(&mut agent, &service, Request::Reload) {
                         tracing::error!("SIGHUP: {why}");
                     }
                 }
             },
             Some(ask) = asked.recv() => {
                 // A client that has gone wants no answer.
-                let _ = ask.reply.send(agent.answer(ask.request));
+                let _ = ask.reply.send(answer(&mut agent, &service, ask.request));
             }
             _ = watch.tick() => {
                 if let Err(failure) = agent.watch() {
                     tracing::error!("{failure}");
                     break Some(failure);
                 }
+                service.look(Instant::now(), agent.standing());
             }
         }
     };
 
+    service.stopping("Stopping: what was taken is synced, acknowledged and delivered");
     let stopped = tokio::select! {
         stopped = agent.stop() => stopped,
         name = signals.stop() => {
@@ -95,4 +104,15 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
     let _ = serving.await;
     tracing::info!("stopped");
     failure.map_or(stopped, Err)
+}
+
+/// The service manager is told of a reload, however it was asked for.
+fn answer(agent: &mut Agent, service: &Service, request: Request) -> Answer {
+    if !matches!(request, Request::Reload) {
+        return agent.answer(request);
+    }
+    service.reloading();
+    let answer = agent.answer(request);
+    service.ready_again();
+    answer
 }

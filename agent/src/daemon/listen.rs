@@ -1,4 +1,5 @@
-//! Sockets, in the order that leaves no hole: made, set up, put behind the gate, bound.
+//! Sockets, in the order that leaves no hole: made, set up, put behind the gate (their cookie into its
+//! map, then its filter onto them; its tracepoint is there since it was opened), bound; then steered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,8 +9,9 @@ use agent_common::frame::UDP_PAYLOAD_LEN_MAX;
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::daemon::systemd::SocketStore;
 use crate::exit::{Exit, Failure};
-use crate::gate::{Gate, GateError};
+use crate::gate::{Gate, GateError, GateKind};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
@@ -24,45 +26,66 @@ pub struct Bound {
     pub payload_len_max: u32,
 }
 
-/// Binds a listener on every shard. With more than one shard the kernel spreads senders over the
-/// sockets (SO_REUSEPORT, Linux 3.9).
+/// Binds a listener on every shard, or takes over the sockets that an earlier life has left. With
+/// more than one shard the sockets share the address (SO_REUSEPORT, Linux 3.9), and the gate steers
+/// UDP bundles to them; where it cannot, and until the last socket is bound, the kernel spreads
+/// senders by a hash of addresses and ports.
 pub fn bind(
     id: ListenerId,
     settings: &ListenerSettings,
     shards: u16,
     gate: &mut Gate,
+    store: &mut SocketStore,
 ) -> Result<Bound, Failure> {
     let payload_len_max = match settings.protocol {
         Protocol::Udp => UDP_PAYLOAD_LEN_MAX,
         Protocol::Tcp => limits::TCP_PAYLOAD_LEN_MAX as u32,
     };
-    if shards > 1 && settings.address.port() != 0 {
-        refuse_shared_address(settings)?;
-    }
+    let held: Vec<Option<Socket>> = (0..shards)
+        .map(|shard| store.take(settings, shard))
+        .collect();
     let mut address = settings.address;
+    let joins_held = held.iter().flatten().next();
+    if let Some(first) = joins_held {
+        address = local_address(settings, first)?;
+    }
+    let joins_held = joins_held.is_some();
     let mut sockets = Vec::new();
-    for _ in 0..shards {
-        let socket = open(settings, shards > 1).map_err(|error| failure(settings, &error))?;
-        if settings.protocol == Protocol::Udp {
-            gate.guard(id, payload_len_max, socket.as_fd())
-                .map_err(|error| guard(settings, &error))?;
+    for (shard, held) in (0..).zip(held) {
+        let is_held = held.is_some();
+        let socket = match held {
+            Some(socket) => take_over(settings, socket, gate.kind()),
+            None => open(settings, shard > 0 || joins_held),
         }
-        socket
-            .bind(&address.into())
-            .map_err(|error| failure(settings, &error))?;
-        if settings.protocol == Protocol::Tcp {
+        .map_err(|error| failure(settings, &error))?;
+        gate.guard(id, payload_len_max, socket.as_fd())
+            .map_err(|error| guard(settings, &error))?;
+        if !is_held {
             socket
-                .listen(BACKLOG)
+                .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
         }
+        if shards > 1 {
+            // The first was bound alone, as another agent of this user would share the address in
+            // silence; the kernel looks at the option of both when the next socket is bound.
+            socket
+                .set_reuse_port(true)
+                .map_err(|error| failure(settings, &error))?;
+        }
+        if !is_held {
+            if settings.protocol == Protocol::Tcp {
+                socket
+                    .listen(BACKLOG)
+                    .map_err(|error| failure(settings, &error))?;
+            }
+        }
         // Port 0 is a free port, the same one for every shard.
-        let local = socket
-            .local_addr()
-            .map_err(|error| failure(settings, &error))?;
-        address = local
-            .as_socket()
-            .expect("an internet socket has an internet address");
+        address = local_address(settings, &socket)?;
+        store.keep(settings, shard, &socket);
         sockets.push(socket);
+    }
+    if settings.protocol == Protocol::Udp && shards > 1 {
+        steer(id, settings, &sockets, gate);
     }
     Ok(Bound {
         address,
@@ -71,18 +94,26 @@ pub fn bind(
     })
 }
 
-/// SO_REUSEPORT would let a second agent of the same user share the address in silence: a bind
-/// without it tells.
-fn refuse_shared_address(settings: &ListenerSettings) -> Result<(), Failure> {
-    let probe = new_socket(settings).map_err(|error| failure(settings, &error))?;
-    if settings.protocol == Protocol::Tcp {
-        probe
-            .set_reuse_address(true)
-            .map_err(|error| failure(settings, &error))?;
-    }
-    probe
-        .bind(&settings.address.into())
-        .map_err(|error| failure(settings, &error))
+fn local_address(settings: &ListenerSettings, socket: &Socket) -> Result<SocketAddr, Failure> {
+    let local = socket
+        .local_addr()
+        .map_err(|error| failure(settings, &error))?;
+    let address = local.as_socket();
+    Ok(address.expect("an internet socket has an internet address"))
+}
+
+/// Without steering nothing is lost but the spreading: the agent goes on.
+fn steer(id: ListenerId, settings: &ListenerSettings, sockets: &[Socket], gate: &mut Gate) {
+    let sockets: Vec<_> = sockets.iter().map(Socket::as_fd).collect();
+    let why = match gate.steer(id, &sockets) {
+        Ok(true) => return,
+        Ok(false) => "there is no steering in the kernel".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(
+        listener = %settings.name,
+        "datagrams are spread over the shards by the kernel's hash of addresses and ports: {why}"
+    );
 }
 
 fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {
@@ -96,14 +127,40 @@ fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {
 fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
     let socket = new_socket(settings)?;
     socket.set_reuse_port(shared)?;
-    match settings.protocol {
-        Protocol::Tcp => socket.set_reuse_address(true)?,
-        Protocol::Udp => enable_gro(&socket)?,
+    if settings.protocol == Protocol::Tcp {
+        socket.set_reuse_address(true)?;
+    }
+    set_up(settings, &socket)?;
+    Ok(socket)
+}
+
+/// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
+/// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
+/// old one must go, as it would drop without a count.
+fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
+    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
+        detach_filter(&socket)?;
+    }
+    set_up(settings, &socket)?;
+    Ok(socket)
+}
+
+/// Takes the socket filter off, if there is one (ENOENT says that there is none).
+fn detach_filter(socket: &Socket) -> io::Result<()> {
+    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        detached => detached,
+    }
+}
+
+fn set_up(settings: &ListenerSettings, socket: &Socket) -> io::Result<()> {
+    if settings.protocol == Protocol::Udp {
+        enable_gro(socket)?;
     }
     if let Some(bytes) = settings.receive_buffer {
-        set_receive_buffer(&socket, settings, bytes)?;
+        set_receive_buffer(socket, settings, bytes)?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Bundles instead of single datagrams (UDP_GRO, Linux 5.0).

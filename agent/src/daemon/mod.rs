@@ -5,6 +5,9 @@
 //!         ─▶ sinks ─▶ shards ─▶ admin ─▶ ready
 //! stop    gate closing ─▶ shards drain, sync, acknowledge ─▶ sinks deliver and seal ─▶ exit 0
 //! ```
+//!
+//! Where the service manager keeps the sockets (`systemd/store.rs`), a start takes them over instead
+//! of binding, and a stop leaves the gate open: what waits in them is the next life's.
 
 mod agent;
 mod control;
@@ -14,11 +17,13 @@ pub mod gate_change;
 pub mod gate_requests;
 mod left_behind;
 mod listen;
+mod pulse;
 pub mod recall;
 pub mod request;
 mod shards;
 mod signal;
 mod sinks;
 mod status;
+mod systemd;
 
 pub use control::run;

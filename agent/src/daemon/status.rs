@@ -10,6 +10,7 @@ use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
+use crate::fence::choice::Io;
 use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
@@ -18,9 +19,6 @@ use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
-
-/// The kernel interface of the shards, as `build_info` names it.
-const IO: &str = "io_uring";
 
 /// Of `penstock gate top`, what `/api/v1/status` has.
 const STATUS_TOP_SOURCES: usize = 10;
@@ -75,11 +73,13 @@ pub struct Views {
     pub sinks: Vec<SinkView>,
     pub schemas: Arc<SchemaView>,
     pub disk: Arc<DiskSpace>,
+    pub io: Io,
 }
 
 /// Read by the admin side on the control thread; the mutexes are never contended.
 pub struct Shared {
     pub started: Instant,
+    pub io: Io,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
     pub config: String,
@@ -107,6 +107,7 @@ impl Shared {
             sinks,
             schemas,
             disk,
+            io,
         } = views;
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
             .iter()
@@ -123,10 +124,12 @@ impl Shared {
             .collect();
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
-        let publisher = ControlPublisher::new(registry, listeners, &labels, IO, kind.label());
+        let publisher =
+            ControlPublisher::new(registry, listeners, &labels, io.label(), kind.label());
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
+            io,
             gate_kind: kind,
             marks,
             config: loaded.source(),
@@ -141,6 +144,21 @@ impl Shared {
         }
     }
 
+    /// What runs, and how far behind the sinks are, in one line.
+    pub fn summary(&self) -> String {
+        let behind: u64 = self.sinks.iter().map(SinkView::lag_records).sum();
+        format!(
+            "{} listeners on {} shards by {}, gate in {}; sinks {behind} records behind",
+            self.listeners.len(),
+            self.marks.len(),
+            self.io.label(),
+            match self.gate_kind {
+                GateKind::Kernel => "the kernel",
+                GateKind::UserSpace => "user space",
+            },
+        )
+    }
+
     pub fn gate(&self) -> MutexGuard<'_, Gate> {
         lock(&self.gate)
     }
@@ -151,13 +169,12 @@ impl Shared {
         listener.map_or_else(|| "unknown".to_owned(), |listener| listener.name.clone())
     }
 
-    /// From here on every datagram is counted as `closing` and dropped in the kernel.
+    /// From here on every datagram, and every connection that is asked for, is counted as `closing`
+    /// and dropped in the kernel.
     pub fn close_gate(&self) {
         let mut gate = self.gate();
-        for (id, listener) in self.ids() {
-            if listener.protocol == Protocol::Udp {
-                gate.close(id);
-            }
+        for (id, _) in self.ids() {
+            gate.close(id);
         }
     }
 
@@ -266,7 +283,7 @@ impl StatusSource for Shared {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             config: self.config.clone(),
-            io: IO.to_owned(),
+            io: self.io.label().to_owned(),
             gate: self.gate_kind.label().to_owned(),
             listeners: listeners.collect(),
             journal: journal.collect(),

@@ -58,6 +58,8 @@ pub enum GateError {
     Cookie(io::Error),
     #[error("setsockopt SO_ATTACH_BPF: {0}: is the socket's filter locked (SO_LOCK_FILTER)?")]
     Attach(ProgramError),
+    #[error("setsockopt SO_ATTACH_REUSEPORT_EBPF: {0}: the kernel spreads senders by its own hash")]
+    AttachSteering(ProgramError),
     #[error("bpf map update of SOCKETS: {0}: the gate guards at most 4096 sockets")]
     Slot(aya::maps::MapError),
     #[error("mmap of the bpf map KEEP: {0}: that needs Linux 5.5 or later")]

@@ -4,9 +4,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::layout::{
-    BundleCount, SOCKET_CLOSING, SocketSlot, bundle_index, drop_index, verdict_index,
+    BundleCount, SOCKET_CLOSING, SocketSlot, bundle_index, connection_index, drop_index,
+    verdict_index,
 };
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, ProgramError, ProgramFd, SocketFilter};
@@ -19,6 +22,7 @@ use super::kernel_policy::PolicyMaps;
 use super::kernel_observe::KernelObserver;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
+use super::steer::Steering;
 use super::{GateCounts, object};
 use crate::shard::op::ListenerId;
 
@@ -34,6 +38,9 @@ pub struct KernelGate {
     verdicts: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
     bundles: PerCpuArray<MapData, u64>,
+    connections: PerCpuArray<MapData, u64>,
+    /// Where the kernel has refused it, it spreads senders itself.
+    steering: Option<Steering>,
     pub policy: PolicyMaps,
     /// What `guard` was given, for `close` and `attached`.
     guarded: Vec<(u64, SocketSlot)>,
@@ -76,7 +83,18 @@ impl KernelGate {
         filter
             .load()
             .map_err(|error| refused(object::FILTER, error))?;
+        let connections: &mut SocketFilter = program(&mut ebpf, object::CONNECTIONS)?;
+        connections
+            .load()
+            .map_err(|error| refused(object::CONNECTIONS, error))?;
 
+        let steering = Steering::load(&mut ebpf);
+        if let Err(error) = &steering {
+            tracing::warn!(
+                "the kernel spreads senders over the shards by its hash of addresses and ports, \
+                 because the gate's steering is missing: {error}"
+            );
+        }
         let drops_attached = constants.and_then(|_| attach_drops(&mut ebpf));
         if let Err(error) = &drops_attached {
             tracing::warn!(
@@ -90,6 +108,8 @@ impl KernelGate {
             verdicts: counters(&mut ebpf, object::map::VERDICTS)?,
             drops: counters(&mut ebpf, object::map::KERNEL_DROPS)?,
             bundles: counters(&mut ebpf, object::map::BUNDLES)?,
+            connections: counters(&mut ebpf, object::map::CONNECTIONS)?,
+            steering: steering.ok(),
             policy: PolicyMaps::take(&mut ebpf)?,
             observer: KernelObserver::take(&mut ebpf)?,
             guarded: Vec::new(),
@@ -106,7 +126,8 @@ impl KernelGate {
         socket: BorrowedFd<'_>,
     ) -> Result<(), GateError> {
         let cookie = cookie(socket).map_err(GateError::Cookie)?;
-        if let Some(proc_drops) = &mut self.proc_drops {
+        let is_stream = super::is_stream(socket).map_err(GateError::Stat)?;
+        if let Some(proc_drops) = self.proc_drops.as_mut().filter(|_| !is_stream) {
             proc_drops
                 .watch(listener, socket)
                 .map_err(GateError::Stat)?;
@@ -114,7 +135,12 @@ impl KernelGate {
         self.sockets
             .insert(cookie, Slot(slot), 0)
             .map_err(GateError::Slot)?;
-        let filter: &mut SocketFilter = program(&mut self.ebpf, object::FILTER)?;
+        let name = if is_stream {
+            object::CONNECTIONS
+        } else {
+            object::FILTER
+        };
+        let filter: &mut SocketFilter = program(&mut self.ebpf, name)?;
         if let Err(error) = filter.attach(socket) {
             // The slot of a socket without a filter is of no use and of no harm; it goes if it can.
             let _ = self.sockets.remove(&cookie);
@@ -122,6 +148,29 @@ impl KernelGate {
         }
         self.guarded.push((cookie, slot));
         Ok(())
+    }
+
+    /// See `Gate::steer`.
+    pub fn steer(
+        &mut self,
+        listener: ListenerId,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<bool, GateError> {
+        let Some(steering) = &mut self.steering else {
+            return Ok(false);
+        };
+        steering.steer(&mut self.ebpf, listener, sockets)?;
+        Ok(true)
+    }
+
+    pub fn steered(&self, listener: ListenerId) -> [u64; SteeredBy::COUNT] {
+        let steering = self.steering.as_ref();
+        steering.map_or([0; SteeredBy::COUNT], |steering| steering.counts(listener))
+    }
+
+    pub fn connections(&self, listener: ListenerId) -> [u64; ConnectionVerdict::COUNT] {
+        let row = u32::from(listener.0);
+        ConnectionVerdict::ALL.map(|verdict| sum(&self.connections, connection_index(row, verdict)))
     }
 
     pub fn close(&mut self, listener: ListenerId) {
@@ -191,13 +240,19 @@ impl KernelGate {
             .collect()
     }
 
+    pub fn program_runs(&self) -> Vec<(&'static str, u64)> {
+        self.programs()
+            .filter_map(|(name, fd)| Some((name, program_statistic(fd, "run_cnt")?)))
+            .collect()
+    }
+
     pub fn take_logger(&mut self) -> Option<GateLogger> {
         EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing).ok()
     }
 
     /// The programs that are loaded.
     fn programs(&self) -> impl Iterator<Item = (&'static str, &ProgramFd)> {
-        [object::FILTER, object::KERNEL_DROPS]
+        object::PROGRAMS
             .into_iter()
             .filter_map(|name| Some((name, self.ebpf.program(name)?.fd().ok()?)))
     }
@@ -275,7 +330,7 @@ impl DropConstants {
 }
 
 /// A program of the object, as the type that its section makes it.
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GateError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GateError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {
@@ -291,7 +346,10 @@ pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps:
         .ok_or(GateError::Incomplete { what, name })
 }
 
-fn counters(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, u64>, GateError> {
+pub(super) fn counters(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<PerCpuArray<MapData, u64>, GateError> {
     PerCpuArray::try_from(take_map(ebpf, name)?).map_err(|source| map_error(name, source))
 }
 
@@ -300,7 +358,7 @@ pub(super) fn map_error(what: &'static str, source: aya::maps::MapError) -> Gate
 }
 
 /// A program that did not load: a permission is missing, or the verifier has its reasons.
-fn refused(program: &'static str, error: ProgramError) -> GateError {
+pub(super) fn refused(program: &'static str, error: ProgramError) -> GateError {
     GateError::sort("bpf(BPF_PROG_LOAD)", error, |error| {
         let reason = match &error {
             ProgramError::LoadError {
@@ -321,7 +379,7 @@ fn refused(program: &'static str, error: ProgramError) -> GateError {
 
 /// The sum over all CPUs. The index is within the map, whose size `load` set; a kernel that fails
 /// the lookup all the same has said so before.
-fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+pub(super) fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
     match counters.get(&index, 0) {
         Ok(values) => values.iter().sum(),
         Err(error) => {

@@ -15,6 +15,7 @@ pub mod log;
 pub mod object;
 mod observed;
 pub mod policy;
+pub mod pressure;
 mod prefix_table;
 mod proc_drops;
 pub mod refused;
@@ -22,10 +23,14 @@ pub mod rules;
 mod source_table;
 pub mod standin;
 mod standin_observe;
+mod steer;
 pub mod who;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
+use agent_common::connection::ConnectionVerdict;
+use agent_common::steer::SteeredBy;
 use agent_common::frame::PRIORITY_MAX;
 use agent_common::layout::{LISTENERS_MAX, SOCKET_SYSLOG, SocketSlot};
 use agent_common::verdict::{KernelDrop, Verdict};
@@ -41,6 +46,7 @@ use crate::shard::op::ListenerId;
 use kernel::KernelGate;
 use policy::GatePolicy;
 use proc_drops::ProcDrops;
+use socket2::{SockRef, Type};
 use rules::Rules;
 
 /// Where the gate stands.
@@ -162,8 +168,9 @@ impl Gate {
         }
     }
 
-    /// Puts a UDP socket that takes frames behind the gate: call it before `bind`, so that no datagram
-    /// goes unjudged. Also for a listener that is added later, and without any capability.
+    /// Puts a socket that takes frames behind the gate: call it before `bind`, so that nothing goes
+    /// unjudged. Of a TCP listener's socket the connections that are asked for are judged, and nothing
+    /// of those that there are. Also for a listener that is added later, and without any capability.
     pub fn guard(
         &mut self,
         listener: ListenerId,
@@ -197,7 +204,11 @@ impl Gate {
         }
         match &mut self.place {
             Place::Kernel(gate) => gate.guard(listener, slot, socket),
-            Place::UserSpace(_, drops) => drops.watch(listener, socket).map_err(GateError::Stat),
+            Place::UserSpace(_, drops) => match is_stream(socket).map_err(GateError::Stat)? {
+                // What has no datagrams drops none.
+                true => Ok(()),
+                false => drops.watch(listener, socket).map_err(GateError::Stat),
+            },
         }
     }
 
@@ -209,8 +220,40 @@ impl Gate {
         }
     }
 
-    /// From here on each datagram for the listener is counted as `closing` and dropped. In user
-    /// space the shard does the same by no longer receiving.
+    /// Has the gate say which of a listener's UDP sockets takes a bundle; all are bound to one
+    /// address, and the index is the shard. False where it cannot, and the kernel spreads senders by
+    /// its own hash of addresses and ports: each sender's order is kept by that too, unless it
+    /// changes its port.
+    pub fn steer(
+        &mut self,
+        listener: ListenerId,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<bool, GateError> {
+        match &mut self.place {
+            Place::Kernel(gate) if sockets.len() > 1 => gate.steer(listener, sockets),
+            _ => Ok(false),
+        }
+    }
+
+    /// Bundles that were steered, by what decided (`SteeredBy::ALL`).
+    pub fn steered(&self, listener: ListenerId) -> [u64; SteeredBy::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.steered(listener),
+            Place::UserSpace(..) => [0; SteeredBy::COUNT],
+        }
+    }
+
+    /// Attempts to open a connection, by verdict (`ConnectionVerdict::ALL`); all 0 where the shards
+    /// count.
+    pub fn connections(&self, listener: ListenerId) -> [u64; ConnectionVerdict::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.connections(listener),
+            Place::UserSpace(..) => [0; ConnectionVerdict::COUNT],
+        }
+    }
+
+    /// From here on each datagram for the listener is counted as `closing` and dropped, and so is
+    /// each connection that is asked for. In user space the shard does the same by no longer receiving.
     pub fn close(&mut self, listener: ListenerId) {
         if let Place::Kernel(gate) = &mut self.place {
             gate.close(listener);
@@ -262,6 +305,15 @@ impl Gate {
         }
     }
 
+    /// How often each loaded program has run while the kernel was told to count that
+    /// (BPF_ENABLE_STATS): for tests.
+    pub fn program_runs(&self) -> Vec<(&'static str, u64)> {
+        match &self.place {
+            Place::Kernel(gate) => gate.program_runs(),
+            Place::UserSpace(..) => Vec::new(),
+        }
+    }
+
     /// Instructions that the verifier looked at, per loaded program: the tests bound them.
     pub fn verified_instructions(&self) -> Vec<(&'static str, u64)> {
         match &self.place {
@@ -269,6 +321,11 @@ impl Gate {
             Place::UserSpace(..) => Vec::new(),
         }
     }
+}
+
+/// Whether it is a TCP listener's socket, rather than a UDP one.
+fn is_stream(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(SockRef::from(&socket).r#type()? == Type::STREAM)
 }
 
 /// How the gate sees a socket that takes frames.

@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::registry::Registry;
+use crate::privilege;
 
 /// A change is in force after two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -27,9 +28,10 @@ impl Watch {
             });
         }
         let (stop, stopped) = channel();
-        let thread = Builder::new()
-            .name("schemas".to_owned())
-            .spawn(move || run(registry, &stopped))?;
+        let thread = Builder::new().name("schemas".to_owned()).spawn(move || {
+            privilege::give_up();
+            run(registry, &stopped);
+        })?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),

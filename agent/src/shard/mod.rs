@@ -12,4 +12,5 @@ pub mod op;
 pub mod peer;
 pub mod region;
 pub mod settle;
+pub mod tenant;
 pub mod worker;

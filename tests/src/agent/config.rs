@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::forbid;
+
 /// Where the gate shall stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// `gate.mode = "auto"`: eBPF where the host has it.
     Kernel,
-    /// `gate.mode = "off"`.
+    /// `gate.mode = "off"`; where this run forbids eBPF "auto", so that the agent finds out itself.
     UserSpace,
 }
 
@@ -91,6 +93,7 @@ impl Config {
         let data_dir = self.data_dir.as_deref().unwrap_or(data_dir).display();
         let gate = match self.gate {
             Gate::Kernel => "auto",
+            Gate::UserSpace if forbid::forbids(forbid::BPF) => "auto",
             Gate::UserSpace => "off",
         };
         let schemas_dir = match &self.schemas_dir {
