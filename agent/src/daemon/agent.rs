@@ -10,6 +10,7 @@ use crate::config::settings::OnFull;
 use crate::config::{self, Loaded};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
+use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
@@ -42,7 +43,8 @@ const READY_WAIT: Duration = Duration::from_secs(1);
 const SINK_HANG: Duration = Duration::from_secs(2);
 /// Everything that runs.
 pub struct Agent {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: GateKnowledge,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     admin: Option<std::net::TcpListener>,
@@ -121,7 +123,7 @@ impl Agent {
         let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
         let regulation = Regulation {
-            board: Arc::new(Board::alone(shard_count)),
+            board: Arc::new(Board::new(shard_count, gate.keep().clone())),
             tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
         };
         let mut shards = Vec::new();
@@ -189,6 +191,7 @@ impl Agent {
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
+            gate: GateKnowledge::new(&settings.gate.policy),
             readiness: Arc::new(Readiness::default()),
             registry,
             admin: Some(admin),
