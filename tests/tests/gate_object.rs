@@ -72,6 +72,11 @@ fn holds_the_maps_with_their_layouts() {
         (map::NEWCOMERS, BPF_MAP_TYPE_ARRAY, 4, 32, 1),
         (map::KEEP, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
         (map::TICKS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 4),
+        (map::WHO, BPF_MAP_TYPE_LRU_HASH, 20, 24, 16_384),
+        (map::SIZES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16 * 8, 64),
+        (map::WATCH, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+        (map::WATCH_TURN, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 24, 1),
+        (map::REFUSED, BPF_MAP_TYPE_RINGBUF, 0, 0, 64 << 10),
     ] {
         let map = found(name);
         assert_eq!(map.map_type(), map_type as u32, "{name}");
