@@ -215,6 +215,7 @@ mod tests {
                 pressure: vec![0.25],
                 keep_sixteenths: KeepStatus::of(agent_common::keep::Keep::ALL),
                 schemas: Vec::new(),
+                top_sources: Vec::new(),
             }
         }
     }

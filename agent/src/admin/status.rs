@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use agent_common::keep::Keep;
 use serde::Serialize;
 
+use crate::gate::who::TopSource;
 use crate::metric::ListenerCounts;
 use crate::schema::registry::SchemaStatus;
 
@@ -41,6 +42,8 @@ pub struct Status {
     pub keep_sixteenths: KeepStatus,
     /// The files of `schemas_dir`, by name.
     pub schemas: Vec<SchemaStatus>,
+    /// Who has sent the most datagrams, since the gate remembers them; the first is the noisiest.
+    pub top_sources: Vec<TopSource>,
 }
 
 #[derive(Clone, Debug, Serialize)]

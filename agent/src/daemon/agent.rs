@@ -10,6 +10,7 @@ use crate::config::settings::OnFull;
 use crate::config::{self, Loaded};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
+use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::recall::recall;
@@ -42,7 +43,8 @@ const READY_WAIT: Duration = Duration::from_secs(1);
 const SINK_HANG: Duration = Duration::from_secs(2);
 /// Everything that runs.
 pub struct Agent {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: GateKnowledge,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     admin: Option<std::net::TcpListener>,
@@ -189,6 +191,7 @@ impl Agent {
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
+            gate: GateKnowledge::new(&settings.gate.policy),
             readiness: Arc::new(Readiness::default()),
             registry,
             admin: Some(admin),

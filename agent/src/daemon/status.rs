@@ -14,6 +14,7 @@ use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::Bound;
 use crate::fence::choice::Io;
 use crate::fence::receive_queue;
+use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::log;
@@ -25,6 +26,9 @@ use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::regulation::Board;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
+
+/// Of `penstock gate top`, what `/api/v1/status` has.
+const STATUS_TOP_SOURCES: usize = 10;
 
 /// One sink, over all shards.
 pub struct SinkView {
@@ -86,7 +90,7 @@ pub struct Shared {
     pub io: Io,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
-    config: String,
+    pub config: String,
     listeners: Vec<ListenerSettings>,
     gate: Mutex<Gate>,
     bound: Mutex<Vec<Bound>>,
@@ -173,6 +177,12 @@ impl Shared {
         lock(&self.gate)
     }
 
+    /// The name of a listener, of whom the gate knows the number.
+    pub fn listener_name(&self, listener: u32) -> String {
+        let listener = self.listeners.get(listener as usize);
+        listener.map_or_else(|| "unknown".to_owned(), |listener| listener.name.clone())
+    }
+
     /// From here on every datagram, and every connection that is asked for, is counted as `closing`
     /// and dropped in the kernel.
     pub fn close_gate(&self) {
@@ -210,6 +220,8 @@ impl StatusSource for Shared {
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
             publisher.gate_attached(index, gate.attached(id));
+            let sizes = gate.sizes(id);
+            self.registry.datagram_sizes(&listener.name, &sizes);
             let memory = bound[index]
                 .sockets
                 .iter()
@@ -277,7 +289,14 @@ impl StatusSource for Shared {
             lag_records: sink.lag_records(),
             lag_seconds: sink.lag_seconds(),
         });
+        let top_sources = who::totals(
+            &gate.sources(),
+            gate.source_bits(),
+            TopBy::Datagrams,
+            STATUS_TOP_SOURCES,
+        );
         Status {
+            top_sources,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
