@@ -13,6 +13,7 @@ use penstock::config::{self, LoadError};
 use penstock::exit::{Exit, Failure};
 use penstock::gate::policy::{GatePolicy, Prefix, Rate, SourceLimit};
 use penstock::limits;
+use penstock::log::{LogFormat, LogSettings};
 use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -37,6 +38,10 @@ fn builtin() -> Settings {
         memory_max: 256 * MIB,
         user: None,
         stop_timeout: Duration::from_secs(30),
+        log: LogSettings {
+            level: "info".parse().expect("a level"),
+            format: LogFormat::Auto,
+        },
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
             socket: None,
