@@ -3,8 +3,9 @@
 use agent_common::connection::ConnectionVerdict;
 use agent_common::keep::PRIORITIES;
 use agent_common::layout::{
-    BundleCount, KeepWords, LIMITS_MAX, LIMITS_OF_ALL, LISTENERS_MAX, LISTS_MAX, POLICIES as POLICIES_LEN, Policy,
-    PrefixKey, SHARDS_MAX, SOCKETS_MAX, SOURCES_MAX, SocketSlot, Stray,
+    BundleCount, KeepWords, LIMITS_MAX, LIMITS_OF_ALL, LISTENERS_MAX, LISTS_MAX,
+    POLICIES as POLICIES_LEN, Policy, PrefixKey, SHARDS_MAX, SOCKETS_MAX, SOURCES_MAX, SocketSlot,
+    Stray,
 };
 use agent_common::limit::{Limit, SourceState};
 use agent_common::source::Source;

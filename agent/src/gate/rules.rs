@@ -8,7 +8,8 @@ use agent_common::bucket::{Bucket, RATE_MAX};
 use agent_common::bundle::BUNDLE_DATAGRAMS_MAX;
 use agent_common::keep::Keep;
 use agent_common::layout::{
-    LIMITS_MAX, LIMITS_OF_ALL, LISTS_MAX, ListEntry, POLICY_ALLOW, POLICY_LIMITS, POLICY_LISTS, Policy,
+    LIMITS_MAX, LIMITS_OF_ALL, LISTS_MAX, ListEntry, POLICY_ALLOW, POLICY_LIMITS, POLICY_LISTS,
+    Policy,
 };
 use agent_common::limit::Limit;
 use agent_common::source::{FAMILY_V6, Source, mask};
