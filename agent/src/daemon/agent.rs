@@ -160,6 +160,7 @@ impl Agent {
                     // A hasher of the standard library is seeded by the kernel's random numbers.
                     salt_seed: RandomState::new().build_hasher().finish(),
                 },
+                source_connections: Arc::clone(gate.source_connections()),
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 regulation: regulation.clone(),

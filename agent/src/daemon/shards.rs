@@ -19,6 +19,7 @@ use crate::fence::epoll::Poll;
 use crate::fence::uring::Ring;
 use crate::fence::{FenceError, FencePlan, Waker, waker};
 use crate::gate::StandIn;
+use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
@@ -76,6 +77,7 @@ pub struct ShardPlan {
     pub journal: JournalPlan,
     /// `None` where there is one shard.
     pub handover: Option<Handover>,
+    pub source_connections: Arc<SourceConnections>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
     pub regulation: Regulation,
@@ -218,6 +220,7 @@ impl Start {
             journal: plan.journal,
             schemas: plan.schemas,
             handover: plan.handover,
+            source_connections: plan.source_connections,
             regulation: plan.regulation,
             connections_max: limits::CONNECTIONS_MAX,
             carry_bytes_max: limits::CARRY_BYTES_MAX,

@@ -212,14 +212,15 @@ impl StatusSource for Shared {
         let gate = self.gate();
         let bound = lock(&self.bound);
         for (id, listener) in self.ids() {
+            let index = usize::from(id.0);
+            publisher.gate_attached(index, gate.attached(id));
             if listener.protocol != Protocol::Udp {
+                publisher.gate_connections(index, &gate.connections(id));
                 continue;
             }
-            let index = usize::from(id.0);
             let counts = gate.counts(id);
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
-            publisher.gate_attached(index, gate.attached(id));
             let sizes = gate.sizes(id);
             self.registry.datagram_sizes(&listener.name, &sizes);
             let memory = bound[index]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::verdict::Verdict;
 use metrics::{Counter, Gauge};
 use penstock_proto::encoding::Encoding;
@@ -132,6 +133,7 @@ impl From<&ListenerCounters> for ListenerCounts {
 /// Handles of the series that a listener's protocol does not have do nothing.
 struct ListenerHandles {
     gate_datagrams: [Counter; Verdict::COUNT],
+    gate_connections: [Counter; ConnectionVerdict::COUNT],
     received_datagrams: Counter,
     received_bytes: Counter,
     received_frames: Counter,
@@ -276,6 +278,10 @@ impl ListenerHandles {
                 true => registry.counter(&family::GATE_DATAGRAMS, &[name, verdict.label()]),
                 false => Counter::noop(),
             }),
+            gate_connections: ConnectionVerdict::ALL.map(|verdict| match is_tcp {
+                true => registry.counter(&family::GATE_CONNECTIONS, &[name, verdict.label()]),
+                false => Counter::noop(),
+            }),
             received_datagrams: match is_udp {
                 true => registry.counter(&family::RECEIVED_DATAGRAMS, &[name]),
                 false => Counter::noop(),
@@ -313,6 +319,11 @@ impl ListenerHandles {
             &self.gate_datagrams,
             &mut last.gate_datagrams,
             &now.gate_datagrams,
+        );
+        is_new |= add_differences(
+            &self.gate_connections,
+            &mut last.gate_connections,
+            &now.gate_connections,
         );
         is_new |= add_difference(
             &self.received_datagrams,

@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::decode::Decoder;
+use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::Writer;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters, TenantCounters};
@@ -88,6 +89,7 @@ pub struct Worker<K> {
     intake: Intake,
     waiting: WaitingList,
     handover: Option<Handover>,
+    source_connections: Arc<SourceConnections>,
 
     /// Receives that wait for the journal, in the order in which they came.
     held: VecDeque<Held>,
@@ -161,6 +163,7 @@ impl<K: Kernel> Worker<K> {
             },
             waiting: WaitingList::default(),
             handover: plan.handover,
+            source_connections: plan.source_connections,
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             paused: VecDeque::with_capacity(plan.connections_max),
