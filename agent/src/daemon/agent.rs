@@ -30,6 +30,8 @@ use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
+use crate::shard::regulation::{Board, Regulation};
+use crate::shard::tenant::TenantPlan;
 use crate::sink::StopDeadline;
 
 /// How often readiness is looked at while the agent starts, and how long that may take before the
@@ -98,6 +100,7 @@ impl Agent {
         gate.apply(&settings.gate.policy)
             .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
+        store.recall(data.path());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
@@ -119,6 +122,10 @@ impl Agent {
         let delivered = schemas.delivered().clone();
         let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
+        let regulation = Regulation {
+            board: Arc::new(Board::alone(shard_count)),
+            tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
+        };
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
@@ -130,7 +137,8 @@ impl Agent {
                 }
             }
             let feeds = sinks.start(shard, &shard_marks)?;
-            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
+            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard)
+                .with_tenants(&registry, regulation.tenants.as_deref());
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
@@ -154,6 +162,7 @@ impl Agent {
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
+                regulation: regulation.clone(),
                 listeners: listener_plans(shard, &settings.listeners, &bound, gate.stand_in()),
                 observer: publisher,
                 sockets_kept: store.is_complete(),
@@ -174,6 +183,7 @@ impl Agent {
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
             io,
+            board: regulation.board,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
@@ -343,6 +353,7 @@ impl Agent {
         let outcome = joined
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.store.leave(self.data.path());
         self.shared.close_sockets();
         outcome
     }

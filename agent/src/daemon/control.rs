@@ -13,6 +13,7 @@ use crate::daemon::signal::{Asked, Signals};
 use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
 use crate::limits;
+use crate::log;
 use crate::privilege;
 
 /// How often the disk, the shards and readiness are looked at.
@@ -79,6 +80,7 @@ async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
                 let _ = ask.reply.send(answer(&mut agent, &service, ask.request));
             }
             _ = watch.tick() => {
+                log::sum_up();
                 if let Err(failure) = agent.watch() {
                     tracing::error!("{failure}");
                     break Some(failure);

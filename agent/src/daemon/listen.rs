@@ -15,10 +15,6 @@ use crate::gate::{Gate, GateError, GateKind};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
-/// Connections that the kernel completes before the shard accepts them; net.core.somaxconn (4,096
-/// by default since Linux 5.4) bounds it too.
-const BACKLOG: i32 = 4096;
-
 /// One listener's sockets, one per shard, all on one address.
 pub struct Bound {
     pub address: SocketAddr,
@@ -65,19 +61,16 @@ pub fn bind(
                 .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
         }
-        if shards > 1 {
-            // The first was bound alone, as another agent of this user would share the address in
-            // silence; the kernel looks at the option of both when the next socket is bound.
+        // The first was bound alone, as another agent of this user would share the address in
+        // silence; the kernel looks at the option of both when the next socket is bound. One that was
+        // taken over may be of a life with more shards, or fewer.
+        socket
+            .set_reuse_port(shards > 1)
+            .map_err(|error| failure(settings, &error))?;
+        if !is_held && settings.protocol == Protocol::Tcp {
             socket
-                .set_reuse_port(true)
+                .listen(i32::from(limits::LISTEN_BACKLOG))
                 .map_err(|error| failure(settings, &error))?;
-        }
-        if !is_held {
-            if settings.protocol == Protocol::Tcp {
-                socket
-                    .listen(BACKLOG)
-                    .map_err(|error| failure(settings, &error))?;
-            }
         }
         // Port 0 is a free port, the same one for every shard.
         address = local_address(settings, &socket)?;
@@ -138,17 +131,20 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
 fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
-    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
-        detach_filter(&socket)?;
+    if gate == GateKind::UserSpace {
+        detach(&socket, libc::SO_DETACH_FILTER)?;
+        detach(&socket, libc::SO_DETACH_REUSEPORT_BPF)?;
     }
     set_up(settings, &socket)?;
     Ok(socket)
 }
 
-/// Takes the socket filter off, if there is one (ENOENT says that there is none).
-fn detach_filter(socket: &Socket) -> io::Result<()> {
-    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+/// Takes a program off, if there is one: ENOENT says that there is none, and EINVAL that the socket
+/// is in no group that could have one.
+fn detach(socket: &Socket, option: i32) -> io::Result<()> {
+    let nothing_there = [Some(libc::ENOENT), Some(libc::EINVAL)];
+    match set_int(socket, libc::SOL_SOCKET, option, 0) {
+        Err(error) if nothing_there.contains(&error.raw_os_error()) => Ok(()),
         detached => detached,
     }
 }
@@ -223,27 +219,4 @@ fn guard(settings: &ListenerSettings, error: &GateError) -> Failure {
         Exit::Unavailable,
         format!("listener {}: the gate: {error}", settings.name),
     )
-}
-
-/// Bytes that wait in a socket's receive buffer, with the kernel's overhead, and its limit
-/// (SO_MEMINFO, Linux 4.12); zeroes where the kernel does not say.
-pub fn socket_memory(socket: std::os::fd::RawFd) -> (u64, u64) {
-    let mut values = [0u32; 9];
-    let mut len = size_of_val(&values) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
-    let read = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            values.as_mut_ptr().cast(),
-            &mut len,
-        )
-    };
-    // linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC is 0, SK_MEMINFO_RCVBUF is 1.
-    if read == 0 {
-        (u64::from(values[0]), u64::from(values[1]))
-    } else {
-        (0, 0)
-    }
 }

@@ -2,11 +2,12 @@
 //! control thread between two looks at everything else, one at a time.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
 use crate::daemon::gate_requests::GateRequest;
+use crate::log::{self, LogFilter, NoLevel};
 
 /// The closed list of requests.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub enum Request {
     Reload,
     /// What `penstock gate` asks.
     Gate(GateRequest),
+    /// Log by this filter until the next reload, or say by which it logs.
+    Log { level: Option<String> },
 }
 
 /// Why nothing was changed, in one line or more, for a person.
@@ -38,6 +41,20 @@ impl Agent {
                 "this version reloads nothing; restart to change settings".to_owned(),
             )),
             Request::Gate(request) => self.answer_gate(request),
+            Request::Log { level } => answer_log(level.as_deref()),
         }
     }
+}
+
+/// `{"level": …}`, and where it was changed `"was"`.
+fn answer_log(level: Option<&str>) -> Answer {
+    let Some(level) = level else {
+        return Ok(json!({ "level": log::level().map(|level| level.to_string()) }));
+    };
+    let level: LogFilter = level
+        .parse()
+        .map_err(|error: NoLevel| Refused(error.to_string()))?;
+    let was = log::set_level(level.clone()).map(|was| was.to_string());
+    tracing::info!(%level, was, "the log's level was changed by a request");
+    Ok(json!({ "level": level.to_string(), "was": was }))
 }

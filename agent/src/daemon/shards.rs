@@ -28,6 +28,7 @@ use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::{Kernel, Socket};
+use crate::shard::regulation::Regulation;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 
 /// Cores that this process may run on, in order.
@@ -77,6 +78,7 @@ pub struct ShardPlan {
     pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
+    pub regulation: Regulation,
     pub observer: ShardPublisher,
     /// Its sockets outlive the process.
     pub sockets_kept: bool,
@@ -216,6 +218,7 @@ impl Start {
             journal: plan.journal,
             schemas: plan.schemas,
             handover: plan.handover,
+            regulation: plan.regulation,
             connections_max: limits::CONNECTIONS_MAX,
             carry_bytes_max: limits::CARRY_BYTES_MAX,
             tcp_buffers: limits::TCP_BUFFERS,

@@ -5,19 +5,26 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::admin::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
+use agent_common::ramp::PRESSURE_MAX;
+
+use crate::admin::{JournalStatus, KeepStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
-use crate::daemon::listen::{Bound, socket_memory};
+use crate::daemon::listen::Bound;
 use crate::fence::choice::Io;
+use crate::fence::receive_queue;
 use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
-use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::log;
+use crate::metric::{
+    ControlPublisher, JournalState, LogPublisher, Registry, SinkCounts, SinkLabels,
+};
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
+use crate::shard::regulation::Board;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
 /// Of `penstock gate top`, what `/api/v1/status` has.
@@ -74,6 +81,7 @@ pub struct Views {
     pub schemas: Arc<SchemaView>,
     pub disk: Arc<DiskSpace>,
     pub io: Io,
+    pub board: Arc<Board>,
 }
 
 /// Read by the admin side on the control thread; the mutexes are never contended.
@@ -88,9 +96,11 @@ pub struct Shared {
     bound: Mutex<Vec<Bound>>,
     sinks: Vec<SinkView>,
     disk: Arc<DiskSpace>,
+    board: Arc<Board>,
     schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
+    log: Mutex<LogPublisher>,
 }
 
 impl Shared {
@@ -108,6 +118,7 @@ impl Shared {
             schemas,
             disk,
             io,
+            board,
         } = views;
         let error_reasons: Vec<&'static str> = ErrorReason::ALL
             .iter()
@@ -125,7 +136,8 @@ impl Shared {
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
         let publisher =
-            ControlPublisher::new(registry, listeners, &labels, io.label(), kind.label());
+            ControlPublisher::new(registry, listeners, &labels, io.label(), kind.label())
+                .with_shards(registry, board.pressures().count());
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
@@ -138,9 +150,11 @@ impl Shared {
             bound: Mutex::new(bound),
             sinks,
             disk,
+            board,
             schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
+            log: Mutex::new(LogPublisher::new(registry)),
         }
     }
 
@@ -193,6 +207,7 @@ impl Shared {
 
 impl StatusSource for Shared {
     fn refresh(&self) {
+        lock(&self.log).publish(&log::suppressed());
         let mut publisher = lock(&self.publisher);
         let gate = self.gate();
         let bound = lock(&self.bound);
@@ -210,14 +225,17 @@ impl StatusSource for Shared {
             let memory = bound[index]
                 .sockets
                 .iter()
-                .map(|socket| socket_memory(socket.as_raw_fd()));
-            let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                .map(|socket| receive_queue(socket.as_raw_fd()));
+            let (used, limit) =
+                memory.fold((0, 0), |sum, one| (sum.0 + one.used, sum.1 + one.limit));
             publisher.receive_buffer(index, used, limit);
         }
         let mut refusing = [0; Refusal::COUNT];
         for cause in self.marks.iter().filter_map(|marks| marks.refusal()) {
             refusing[cause as usize] += 1;
         }
+        let pressures = self.board.pressures().map(pressure_ratio);
+        publisher.regulation(pressures, self.board.in_force());
         publisher.journal(&JournalState {
             refusing,
             disk_free: self.disk.free.load(Ordering::Relaxed),
@@ -288,9 +306,16 @@ impl StatusSource for Shared {
             listeners: listeners.collect(),
             journal: journal.collect(),
             sinks: sinks.collect(),
+            pressure: self.board.pressures().map(pressure_ratio).collect(),
+            keep_sixteenths: KeepStatus::of(self.board.in_force()),
             schemas: self.schemas.files().clone(),
         }
     }
+}
+
+/// From 0 to 1.
+fn pressure_ratio(pressure: u32) -> f64 {
+    f64::from(pressure) / f64::from(PRESSURE_MAX)
 }
 
 /// A poisoned lock means that a reader panicked between two reads: what it guards is still whole.

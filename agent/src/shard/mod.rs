@@ -11,6 +11,7 @@ pub mod intake;
 pub mod op;
 pub mod peer;
 pub mod region;
+pub mod regulation;
 pub mod settle;
 pub mod tenant;
 pub mod worker;

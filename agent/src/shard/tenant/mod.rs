@@ -318,10 +318,7 @@ impl Tenants {
     #[inline]
     fn pass_delivered(&mut self, delivered: u64) {
         let delivered = delivered.max(self.delivered);
-        let (from, to) = (
-            self.delivered / self.epoch_len,
-            delivered / self.epoch_len,
-        );
+        let (from, to) = (self.delivered / self.epoch_len, delivered / self.epoch_len);
         self.delivered = delivered;
         // Round the ring once is all there is.
         for epoch in from.max(to.saturating_sub(2 * EPOCHS as u64))..to {
@@ -331,13 +328,7 @@ impl Tenants {
         }
     }
 
-    fn move_in_flight(
-        &mut self,
-        at: u16,
-        moved: impl Fn(u64) -> u64,
-        bytes: u64,
-        is_more: bool,
-    ) {
+    fn move_in_flight(&mut self, at: u16, moved: impl Fn(u64) -> u64, bytes: u64, is_more: bool) {
         let slot = &mut self.slots[usize::from(at)];
         slot.in_flight = moved(slot.in_flight);
         let rule = &self.plan.rules()[usize::from(slot.rule)];
@@ -390,11 +381,11 @@ impl Ask<'_> {
         }
         let stored = slot.epochs.sum();
         if let Some(percent) = rule.journal_percent
-            && exceeds(stored, load.room_bytes / 100 * percent)
+            && exceeds(stored, load.room_bytes * percent / 100)
         {
             return Err((Limit::JournalShare, Until::Delivered));
         }
-        if share::is_short(load.undelivered_bytes, load.room_bytes)
+        if share::journal_is_short(load.undelivered_bytes, load.room_bytes)
             && exceeds(
                 stored,
                 share::of_journal(load.room_bytes, rule.weight, self.weights),
@@ -402,7 +393,7 @@ impl Ask<'_> {
         {
             return Err((Limit::Weight, Until::Delivered));
         }
-        if share::is_short(load.unsynced_bytes, load.memory_bytes)
+        if share::memory_is_short(load.unsynced_bytes, load.memory_bytes)
             && exceeds(
                 slot.in_flight,
                 share::of_memory(load.memory_bytes, rule.weight, self.weights),
