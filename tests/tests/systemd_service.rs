@@ -360,14 +360,17 @@ fn a_stop_under_load_stores_what_was_acknowledged() {
         "a_stop_under_load_stores_what_was_acknowledged",
         |machine| {
             let stop = AtomicBool::new(false);
+            let progress = AtomicU64::new(0);
             let acknowledged = thread::scope(|scope| {
                 let producers: Vec<_> = (1..=2)
                     .map(|producer| {
-                        let stop = &stop;
-                        scope.spawn(move || send_until_the_end(producer, stop))
+                        let (stop, progress) = (&stop, &progress);
+                        scope.spawn(move || send_until_the_end(producer, stop, progress))
                     })
                     .collect();
-                thread::sleep(Duration::from_millis(300));
+                wait_for("frames are acknowledged", WAIT_MAX, || {
+                    (progress.load(Ordering::Relaxed) > 100).then_some(())
+                });
                 machine.run(&["systemctl", "stop", "penstock"]);
                 stop.store(true, Ordering::Relaxed);
                 let sets = producers.into_iter();
@@ -389,7 +392,7 @@ fn a_stop_under_load_stores_what_was_acknowledged() {
 }
 
 /// One frame after the other, each acknowledged, until the agent ends the connection.
-fn send_until_the_end(producer: u64, stop: &AtomicBool) -> Vec<String> {
+fn send_until_the_end(producer: u64, stop: &AtomicBool, progress: &AtomicU64) -> Vec<String> {
     use penstock_proto::wire::AckStatus;
     use penstock_tests::agent::client::{Answer, Connection};
     use std::io::Write;
@@ -408,6 +411,7 @@ fn send_until_the_end(producer: u64, stop: &AtomicBool) -> Vec<String> {
         let durable = Answer::all_of(&ack).any(|answer| answer.status == AckStatus::Durable);
         if durable {
             acknowledged.push(body);
+            progress.fetch_add(1, Ordering::Relaxed);
         }
         assert!(!stop.load(Ordering::Relaxed) || !durable, "it was stopped");
     }
