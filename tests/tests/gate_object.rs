@@ -25,15 +25,21 @@ fn parsed(test: &str) -> Option<Object> {
 }
 
 #[test]
-fn holds_the_two_programs_each_in_its_section() {
+fn holds_the_programs_each_in_its_section() {
     let Some(object) = parsed("gate_object::programs") else {
         return;
     };
     let names: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        BTreeSet::from(["penstock_filter", "penstock_kernel_drops"])
+        BTreeSet::from([
+            "penstock_filter",
+            "penstock_kernel_drops",
+            "penstock_connections",
+            "penstock_steer",
+        ])
     );
+    assert_eq!(names, BTreeSet::from(object::PROGRAMS));
     let section = |name| &object.programs[name].section;
     assert!(matches!(
         section(object::FILTER),
@@ -42,6 +48,14 @@ fn holds_the_two_programs_each_in_its_section() {
     assert!(matches!(
         section(object::KERNEL_DROPS),
         ProgramSection::BtfTracePoint
+    ));
+    assert!(matches!(
+        section(object::CONNECTIONS),
+        ProgramSection::SocketFilter
+    ));
+    assert!(matches!(
+        section(object::STEER),
+        ProgramSection::SkReuseport { .. }
     ));
     // The kernel lends bpf_probe_read_kernel to GPL-compatible programs only.
     assert_eq!(object.license.to_bytes(), b"GPL");
@@ -73,7 +87,7 @@ fn holds_the_maps_with_their_layouts() {
         (map::KEEP, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
         (map::TICKS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 120 * 4),
         (map::WHO, BPF_MAP_TYPE_LRU_HASH, 20, 24, 16_384),
-        (map::SIZES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16 * 8, 64),
+        (map::SIZES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16 * 8, 120),
         (map::WATCH, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
         (map::WATCH_TURN, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 24, 1),
         (map::REFUSED, BPF_MAP_TYPE_RINGBUF, 0, 0, 64 << 10),
