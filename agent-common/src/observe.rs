@@ -46,22 +46,20 @@ pub const SIZE_WORDS: usize = 16;
 /// How many datagrams there were of each size, and their bytes at `SIZE_SUM`.
 pub type SizeCounts = [u64; SIZE_WORDS];
 
-/// The bucket of a datagram of this many bytes: how many bounds are below it.
-///
-/// Without a branch: the verifier would follow each of the twelve ways to the program's end.
+/// The bucket of a datagram of this many bytes.
 #[inline(always)]
-pub fn size_bucket(len: u32) -> usize {
-    // Of what is hidden here the compiler cannot know that the difference fits; it would make the
-    // sign's shift a comparison again.
-    let len = core::hint::black_box(u64::from(len));
-    let mut below = 0;
-    let mut at = 0;
-    while at < SIZE_BOUNDS.len() {
-        // The sign of bound − len.
-        below += (u64::from(SIZE_BOUNDS[at]).wrapping_sub(len) >> 63) as usize;
-        at += 1;
+pub const fn size_bucket(len: u32) -> usize {
+    // The number of bounds below it. Without branches: the verifier would follow each way through
+    // them, twelve times twelve for a bundle, with all that comes after. The sign of the difference
+    // says which is greater, as both are below 2^31.
+    let len = len & (u32::MAX >> 1);
+    let mut bucket = 0;
+    let mut index = 0;
+    while index < SIZE_BOUNDS.len() {
+        bucket += SIZE_BOUNDS[index].wrapping_sub(len) >> 31;
+        index += 1;
     }
-    below
+    bucket as usize
 }
 
 /// The datagrams of a bundle by size: all have one length but the last.

@@ -27,7 +27,7 @@ use crate::process;
 use crate::table::{Align, Table};
 use crate::test_output::{Counts, Reader};
 use crate::toolchain::{self, Toolchain};
-use crate::{build_ebpf, workspace};
+use crate::{build_ebpf, dist, workspace};
 
 /// Run everything that must hold: format, lints, unit, simulation, interop, kernel, end-to-end.
 #[derive(Debug, clap::Args)]
@@ -160,6 +160,9 @@ fn host_needs(environment: &mut Environment) -> anyhow::Result<Ending> {
     }
     if let Err(error) = host::ensure(&[host::ZSTD, host::JQ], install) {
         lacking.push(("zstd and jq", error));
+    }
+    if let Err(error) = host::ensure(&dist::NEEDS, install) {
+        lacking.push(("Debian's packaging tools", error));
     }
     match host::debian_root(install) {
         Ok(root) => environment.debian = Some(root),
