@@ -127,9 +127,7 @@ impl Refused {
             unix_ms,
             source: who::name(&sample.source, (32, 128)),
             listener: name(sample.listener),
-            verdict: known
-                .map_or("unknown", |verdict| verdict.label())
-                .to_owned(),
+            verdict: verdict.map_or("unknown", Verdict::label).to_owned(),
             fault: fault.map(|(label, _)| label.to_owned()),
             reason: fault.map(|(_, text)| text.to_owned()),
             datagrams: sample.datagrams,
