@@ -10,8 +10,9 @@
 //! ```
 
 use crate::bundle::BundleShape;
-use crate::classify::HeaderFault;
+use crate::classify::{HeaderFault, check_datagram};
 use crate::frame::FRAME_HEADER_LEN;
+use crate::layout::SOCKET_SYSLOG;
 use crate::source::Source;
 use crate::verdict::Verdict;
 
@@ -63,14 +64,14 @@ pub const fn size_bucket(len: u32) -> usize {
 
 /// The datagrams of a bundle by size: all have one length but the last.
 #[inline(always)]
-pub const fn sizes(shape: BundleShape) -> [(usize, u64); 2] {
+pub fn sizes(shape: BundleShape) -> [(usize, u64); 2] {
     let datagrams = shape.datagrams();
     let equal = datagrams - 1;
     let last = shape
         .payload_len
         .wrapping_sub(equal.wrapping_mul(shape.segment_len));
     [
-        (size_bucket(shape.segment_len), equal as u64),
+        (size_bucket(shape.segment_len), u64::from(equal)),
         (size_bucket(last), 1),
     ]
 }
@@ -112,25 +113,25 @@ impl WatchTurn {
 /// Bytes of the ring: some 700 samples, which is what two CPUs hand on in three seconds.
 pub const REFUSED_RING_LEN: u32 = 64 << 10;
 
-/// A refused bundle, by its first datagram.
+/// A refused bundle, by its first datagram: as it came, and judged where there is time for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct RefusedSample {
     /// The sender's address, with all of its bits.
     pub source: Source,
     pub listener: u32,
+    /// The socket's, as `SocketSlot` has them.
+    pub payload_len_max: u32,
+    pub flags: u32,
+    /// The bundle's `Verdict`.
+    pub verdict: u32,
     /// Datagrams of the bundle.
     pub datagrams: u32,
     /// Length of the first one, without its UDP header.
     pub len: u32,
-    /// The `Verdict` of the first one.
-    pub verdict: u8,
-    /// `HeaderFault` + 1 where it is malformed; 0: nothing was found, or it is a raw message.
-    pub fault: u8,
     /// How many bytes of `head` are its own.
-    pub head_len: u8,
-    pub reserved: u8,
-    /// How it begins; what is behind `head_len` is 0.
+    pub head_len: u32,
+    /// How it begins; what is behind `head_len` means nothing.
     pub head: [u8; FRAME_HEADER_LEN],
 }
 
@@ -138,33 +139,34 @@ impl RefusedSample {
     pub const EMPTY: Self = Self {
         source: Source::UNKNOWN,
         listener: 0,
+        payload_len_max: 0,
+        flags: 0,
+        verdict: 0,
         datagrams: 0,
         len: 0,
-        verdict: 0,
-        fault: 0,
         head_len: 0,
-        reserved: 0,
         head: [0; FRAME_HEADER_LEN],
     };
-}
 
-/// The fault's number in a sample.
-#[inline(always)]
-pub const fn fault_number(fault: Option<HeaderFault>) -> u8 {
-    match fault {
-        None => 0,
-        Some(fault) => fault as u8 + 1,
-    }
-}
-
-/// The fault and the verdict of the first datagram of a bundle that was dropped as `verdict`: one
-/// that is malformed has that verdict, unless the bundle was not looked into.
-#[inline(always)]
-pub const fn first_verdict(verdict: Verdict, fault: Option<HeaderFault>) -> (Verdict, u8) {
-    match verdict {
-        Verdict::Closing | Verdict::Denied => (verdict, 0),
-        _ if fault.is_some() => (Verdict::Malformed, fault_number(fault)),
-        _ => (verdict, 0),
+    /// The verdict of the first datagram, and what is wrong with its header: one that is malformed
+    /// has that verdict, unless the bundle was not looked into.
+    pub fn first(&self) -> (Option<Verdict>, Option<HeaderFault>) {
+        let verdict = Verdict::ALL
+            .into_iter()
+            .find(|verdict| *verdict as u32 == self.verdict);
+        let is_looked_into = !matches!(verdict, None | Some(Verdict::Closing | Verdict::Denied));
+        if !is_looked_into || self.flags & SOCKET_SYSLOG != 0 {
+            return (verdict, None);
+        }
+        let fault = if (self.head_len as usize) < FRAME_HEADER_LEN {
+            Some(HeaderFault::Truncated)
+        } else {
+            check_datagram(&self.head, self.len, self.payload_len_max).err()
+        };
+        match fault {
+            Some(_) => (Some(Verdict::Malformed), fault),
+            None => (verdict, None),
+        }
     }
 }
 
@@ -240,17 +242,32 @@ mod tests {
 
     #[test]
     fn a_sample_has_no_padding() {
-        assert_eq!(size_of::<RefusedSample>(), 20 + 3 * 4 + 4 + 40);
+        assert_eq!(size_of::<RefusedSample>(), 20 + 7 * 4 + 40);
         assert_eq!(size_of::<SourceCounts>(), 24);
         assert_eq!(size_of::<WatchTurn>(), 24);
     }
 
     #[test]
     fn the_first_datagram_has_the_verdict_it_earns() {
-        let fault = Some(HeaderFault::Magic);
-        assert_eq!(first_verdict(Verdict::Denied, fault), (Verdict::Denied, 0));
-        assert_eq!(first_verdict(Verdict::Shed, fault), (Verdict::Malformed, 2));
-        assert_eq!(first_verdict(Verdict::Shed, None), (Verdict::Shed, 0));
-        assert_eq!(fault_number(Some(HeaderFault::Truncated)), 1);
+        let of = |verdict: Verdict, head_len, flags| {
+            RefusedSample {
+                verdict: verdict as u32,
+                head_len,
+                flags,
+                ..RefusedSample::EMPTY
+            }
+            .first()
+        };
+        let malformed = Some(Verdict::Malformed);
+        assert_eq!(of(Verdict::Denied, 40, 0), (Some(Verdict::Denied), None));
+        assert_eq!(
+            of(Verdict::Shed, 40, 0),
+            (malformed, Some(HeaderFault::Magic))
+        );
+        assert_eq!(
+            of(Verdict::Malformed, 7, 0),
+            (malformed, Some(HeaderFault::Truncated))
+        );
+        assert_eq!(of(Verdict::Malformed, 7, SOCKET_SYSLOG), (malformed, None));
     }
 }

@@ -4,10 +4,9 @@
 use core::ffi::c_void;
 
 use agent_common::bundle::BundleShape;
-use agent_common::classify::{HeaderFault, check_datagram};
 use agent_common::frame::FRAME_HEADER_LEN;
-use agent_common::layout::{SOCKET_SYSLOG, SocketSlot};
-use agent_common::observe::{REFUSED_RING_LEN, RefusedSample, WatchTurn, first_verdict};
+use agent_common::layout::SocketSlot;
+use agent_common::observe::{REFUSED_RING_LEN, RefusedSample, WatchTurn};
 use agent_common::source::Source;
 use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -58,51 +57,31 @@ pub fn sample(
         turn.left_out += 1;
         return;
     };
-    let mut sample = RefusedSample::EMPTY;
-    sample.source = *source;
-    sample.listener = slot.listener;
-    sample.datagrams = shape.datagrams();
-    sample.len = match shape.datagrams() {
+    let len = match shape.datagrams() {
         1 => shape.payload_len,
         _ => shape.segment_len,
     };
-    let fault = head(skb, start, slot, &mut sample);
-    let (verdict, fault) = first_verdict(verdict, fault);
-    sample.verdict = verdict as u8;
-    sample.fault = fault;
-    entry.write(sample);
+    let sample = entry.as_mut_ptr();
+    // The helper wants a length that the verifier can bound, and not 0.
+    let head_len = len.min(FRAME_HEADER_LEN as u32);
+    // SAFETY: the entry is as long as the sample, 8-aligned, and this program's until it is
+    // submitted; every field is written. The helper writes `head_len` bytes at the most, or clears
+    // them where the packet ends before.
+    unsafe {
+        (*sample).source = *source;
+        (*sample).listener = slot.listener;
+        (*sample).payload_len_max = slot.payload_len_max;
+        (*sample).flags = slot.flags;
+        (*sample).verdict = verdict as u32;
+        (*sample).datagrams = shape.datagrams();
+        (*sample).len = len;
+        (*sample).head_len = head_len;
+        (*sample).head = [0; FRAME_HEADER_LEN];
+        if head_len > 0 {
+            let head = (&raw mut (*sample).head).cast();
+            bpf_skb_load_bytes(skb, start, head, head_len);
+        }
+    }
     // Nobody is woken: whoever watches asks.
     entry.submit(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
-}
-
-/// Copies how the first datagram begins, and looks for what is wrong with it.
-#[inline(always)]
-fn head(
-    skb: *mut c_void,
-    start: u32,
-    slot: &SocketSlot,
-    sample: &mut RefusedSample,
-) -> Option<HeaderFault> {
-    let is_whole = sample.len >= FRAME_HEADER_LEN as u32;
-    // The helper wants a length that the verifier can bound, and not 0.
-    let len = match is_whole {
-        true => FRAME_HEADER_LEN as u32,
-        false => sample.len & 63,
-    };
-    if len == 0 || len > FRAME_HEADER_LEN as u32 {
-        return Some(HeaderFault::Truncated);
-    }
-    // SAFETY: the helper writes `len` bytes at the most, which the array has.
-    let status = unsafe { bpf_skb_load_bytes(skb, start, sample.head.as_mut_ptr().cast(), len) };
-    if status != 0 {
-        return None;
-    }
-    sample.head_len = len as u8;
-    if slot.flags & SOCKET_SYSLOG != 0 {
-        return None;
-    }
-    match is_whole {
-        true => check_datagram(&sample.head, sample.len, slot.payload_len_max).err(),
-        false => Some(HeaderFault::Truncated),
-    }
 }

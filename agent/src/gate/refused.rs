@@ -117,11 +117,9 @@ pub struct Header {
 
 impl Refused {
     fn of(number: u64, unix_ms: u64, sample: &RefusedSample, name: impl Fn(u32) -> String) -> Self {
-        let known = Verdict::ALL.get(usize::from(sample.verdict));
-        let fault = usize::from(sample.fault)
-            .checked_sub(1)
-            .and_then(|at| FAULTS.get(at));
-        let head_len = usize::from(sample.head_len).min(FRAME_HEADER_LEN);
+        let (verdict, fault) = sample.first();
+        let fault = fault.map(|fault| FAULTS[fault as usize]);
+        let head_len = (sample.head_len as usize).min(FRAME_HEADER_LEN);
         let is_frame = head_len == FRAME_HEADER_LEN && sample.head.starts_with(&FRAME_MAGIC);
         let header = is_frame.then(|| FrameHeader::read(&sample.head));
         Self {
@@ -129,11 +127,9 @@ impl Refused {
             unix_ms,
             source: who::name(&sample.source, (32, 128)),
             listener: name(sample.listener),
-            verdict: known
-                .map_or("unknown", |verdict| verdict.label())
-                .to_owned(),
-            fault: fault.map(|(label, _)| (*label).to_owned()),
-            reason: fault.map(|(_, text)| (*text).to_owned()),
+            verdict: verdict.map_or("unknown", Verdict::label).to_owned(),
+            fault: fault.map(|(label, _)| label.to_owned()),
+            reason: fault.map(|(_, text)| text.to_owned()),
             datagrams: sample.datagrams,
             len: sample.len,
             head: sample.head[..head_len].escape_ascii().to_string(),
@@ -154,7 +150,6 @@ impl Refused {
 mod tests {
     use super::*;
     use agent_common::classify::HeaderFault;
-    use agent_common::observe::fault_number;
     use agent_common::source::Source;
 
     #[test]
@@ -171,8 +166,7 @@ mod tests {
             (HeaderFault::TooLong, "too_long"),
             (HeaderFault::Length, "length"),
         ] {
-            let number = usize::from(fault_number(Some(fault)));
-            assert_eq!(FAULTS[number - 1].0, label);
+            assert_eq!(FAULTS[fault as usize].0, label);
         }
     }
 
@@ -184,8 +178,7 @@ mod tests {
             listener: 1,
             datagrams: 3,
             len: 5,
-            verdict: Verdict::Malformed as u8,
-            fault: fault_number(Some(HeaderFault::Truncated)),
+            verdict: Verdict::Malformed as u32,
             head_len: 5,
             ..RefusedSample::EMPTY
         };

@@ -6,12 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_common::bundle::BundleShape;
-use agent_common::classify::{HeaderFault, check_datagram};
 use agent_common::frame::FRAME_HEADER_LEN;
-use agent_common::layout::{LISTENERS_MAX, SOCKET_SYSLOG, SocketSlot};
+use agent_common::layout::{LISTENERS_MAX, SocketSlot};
 use agent_common::observe::{
-    RefusedSample, SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WHO_MAX, WatchTurn,
-    first_verdict, sizes,
+    RefusedSample, SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WHO_MAX, WatchTurn, sizes,
 };
 use agent_common::source::Source;
 use agent_common::verdict::Verdict;
@@ -144,18 +142,13 @@ impl Observer {
             listener: slot.listener,
             datagrams: shape.datagrams(),
             len: first.len() as u32,
-            head_len: head_len as u8,
+            head_len: head_len as u32,
+            payload_len_max: slot.payload_len_max,
+            flags: slot.flags,
+            verdict: verdict as u32,
             ..RefusedSample::EMPTY
         };
         sample.head[..head_len].copy_from_slice(&first[..head_len]);
-        let fault = match first.first_chunk() {
-            _ if slot.flags & SOCKET_SYSLOG != 0 => None,
-            None => Some(HeaderFault::Truncated),
-            Some(header) => check_datagram(header, sample.len, slot.payload_len_max).err(),
-        };
-        let (verdict, fault) = first_verdict(verdict, fault);
-        sample.verdict = verdict as u8;
-        sample.fault = fault;
         sampling.waiting.push(sample);
     }
 }
