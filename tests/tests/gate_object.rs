@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aya_obj::generated::BPF_F_MMAPABLE;
 use aya_obj::generated::bpf_map_type::{
     BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
-    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 use aya_obj::{Object, ProgramSection};
 use penstock::config::settings::GateMode;
@@ -25,14 +25,19 @@ fn parsed(test: &str) -> Option<Object> {
 }
 
 #[test]
-fn holds_the_two_programs_each_in_its_section() {
+fn holds_the_programs_each_in_its_section() {
     let Some(object) = parsed("gate_object::programs") else {
         return;
     };
     let names: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        BTreeSet::from(["penstock_filter", "penstock_kernel_drops"])
+        BTreeSet::from([
+            "penstock_connections",
+            "penstock_filter",
+            "penstock_kernel_drops",
+            "penstock_steer",
+        ])
     );
     let section = |name| &object.programs[name].section;
     assert!(matches!(
@@ -42,6 +47,14 @@ fn holds_the_two_programs_each_in_its_section() {
     assert!(matches!(
         section(object::KERNEL_DROPS),
         ProgramSection::BtfTracePoint
+    ));
+    assert!(matches!(
+        section(object::CONNECTIONS),
+        ProgramSection::SocketFilter
+    ));
+    assert!(matches!(
+        section(object::STEER),
+        ProgramSection::SkReuseport { .. }
     ));
     // The kernel lends bpf_probe_read_kernel to GPL-compatible programs only.
     assert_eq!(object.license.to_bytes(), b"GPL");
@@ -71,6 +84,16 @@ fn holds_the_maps_with_their_layouts() {
         (map::SOURCES, BPF_MAP_TYPE_LRU_HASH, 20, 32, 65_536),
         (map::NEWCOMERS, BPF_MAP_TYPE_ARRAY, 4, 32, 1),
         (map::KEEP, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+        (map::CONNECTIONS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 4),
+        (
+            map::SHARD_SOCKETS,
+            BPF_MAP_TYPE_REUSEPORT_SOCKARRAY,
+            4,
+            4,
+            64 * 256,
+        ),
+        (map::STEERED_SHARDS, BPF_MAP_TYPE_ARRAY, 4, 4, 64),
+        (map::STEERED, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 3),
         (map::TICKS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 4),
     ] {
         let map = found(name);

@@ -21,7 +21,6 @@ use penstock_tests::veth::Peer;
 use socket2::{Domain, Socket, Type};
 
 const LISTENER: ListenerId = ListenerId(1);
-const LISTENERS: usize = 3;
 const PAYLOAD_LEN_MAX: u32 = 65_467;
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -177,7 +176,7 @@ fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) 
     }
     if netns::privileged_or_skip(test) {
         let outcome = netns::run(|| {
-            body(&mut Gate::open(GateMode::Required, LISTENERS).expect("the gate loads"));
+            body(&mut Gate::open(GateMode::Required).expect("the gate loads"));
         });
         outcome.expect("a network namespace");
     }
@@ -358,7 +357,7 @@ fn sockets_of_an_earlier_life_are_steered_anew() {
         let from = sender(V4, sockets[0].local_addr().unwrap());
         steer(gate, LISTENER, &sockets);
         from.send(&frame(1, 1)).unwrap();
-        *gate = Gate::open(GateMode::Required, LISTENERS).expect("another gate loads");
+        *gate = Gate::open(GateMode::Required).expect("another gate loads");
         for socket in &sockets {
             gate.guard(LISTENER, PAYLOAD_LEN_MAX, socket.as_fd())
                 .unwrap();
