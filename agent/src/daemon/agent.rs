@@ -123,7 +123,7 @@ impl Agent {
         let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
         let handovers = Handover::for_shards(shard_count);
         let regulation = Regulation {
-            board: Arc::new(Board::alone(shard_count)),
+            board: Arc::new(Board::new(shard_count, gate.keep().clone())),
             tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
         };
         let mut shards = Vec::new();

@@ -50,7 +50,7 @@ pub fn bind(
     for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
-            Some(socket) => take_over(settings, socket, shards > 1, gate.kind()),
+            Some(socket) => take_over(settings, socket, gate.kind()),
             None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
@@ -61,13 +61,12 @@ pub fn bind(
                 .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
         }
-        if shards > 1 {
-            // The first was bound alone, as another agent of this user would share the address in
-            // silence; the kernel looks at the option of both when the next socket is bound.
-            socket
-                .set_reuse_port(true)
-                .map_err(|error| failure(settings, &error))?;
-        }
+        // The first was bound alone, as another agent of this user would share the address in
+        // silence; the kernel looks at the option of both when the next socket is bound. One that was
+        // taken over may be of a life with more shards, or fewer.
+        socket
+            .set_reuse_port(shards > 1)
+            .map_err(|error| failure(settings, &error))?;
         if !is_held && settings.protocol == Protocol::Tcp {
             socket
                 .listen(i32::from(limits::LISTEN_BACKLOG))
@@ -131,14 +130,7 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
-fn take_over(
-    settings: &ListenerSettings,
-    socket: Socket,
-    shared: bool,
-    gate: GateKind,
-) -> io::Result<Socket> {
-    // The number of shards may have changed: others can join a socket that allows it later.
-    socket.set_reuse_port(shared)?;
+fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
     if gate == GateKind::UserSpace {
         detach(&socket, libc::SO_DETACH_FILTER)?;
         detach(&socket, libc::SO_DETACH_REUSEPORT_BPF)?;
