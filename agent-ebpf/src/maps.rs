@@ -50,7 +50,7 @@ pub static STEERED: PerCpuArray<u64> =
 
 #[map]
 pub static CONNECTIONS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(ConnectionVerdict::COUNT as u32, 0);
+    PerCpuArray::with_max_entries(LISTENERS_MAX * ConnectionVerdict::COUNT as u32, 0);
 #[map]
 pub static GENERATION: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aya_obj::generated::BPF_F_MMAPABLE;
 use aya_obj::generated::bpf_map_type::{
     BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
-    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 use aya_obj::{Object, ProgramSection};
 use penstock::config::settings::GateMode;
@@ -33,9 +33,9 @@ fn holds_the_programs_each_in_its_section() {
     assert_eq!(
         names,
         BTreeSet::from([
+            "penstock_connections",
             "penstock_filter",
             "penstock_kernel_drops",
-            "penstock_connections",
             "penstock_steer",
         ])
     );
@@ -85,6 +85,16 @@ fn holds_the_maps_with_their_layouts() {
         (map::SOURCES, BPF_MAP_TYPE_LRU_HASH, 20, 32, 65_536),
         (map::NEWCOMERS, BPF_MAP_TYPE_ARRAY, 4, 32, 1),
         (map::KEEP, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+        (map::CONNECTIONS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 120 * 4),
+        (
+            map::SHARD_SOCKETS,
+            BPF_MAP_TYPE_REUSEPORT_SOCKARRAY,
+            4,
+            4,
+            120 * 256,
+        ),
+        (map::STEERED_SHARDS, BPF_MAP_TYPE_ARRAY, 4, 4, 120),
+        (map::STEERED, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 120 * 3),
         (map::TICKS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 120 * 4),
         (map::WHO, BPF_MAP_TYPE_LRU_HASH, 20, 24, 16_384),
         (map::SIZES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16 * 8, 120),

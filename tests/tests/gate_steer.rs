@@ -21,7 +21,6 @@ use penstock_tests::veth::Peer;
 use socket2::{Domain, Socket, Type};
 
 const LISTENER: ListenerId = ListenerId(1);
-const LISTENERS: usize = 3;
 const PAYLOAD_LEN_MAX: u32 = 65_467;
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";

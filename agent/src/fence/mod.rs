@@ -20,7 +20,7 @@ mod clock;
 mod folder;
 mod message;
 mod queue;
-mod socket;
+pub mod socket;
 mod wake;
 
 pub use queue::receive_queue;
