@@ -181,7 +181,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            61,
+            68,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -487,8 +487,8 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, sinks, \
-             schemas_dir, schemas",
+            "known here: data_dir, shards, io, memory_max, user, stop_timeout, log, admin, journal, listeners, gate, \
+             tenants, sinks, schemas_dir, schemas",
         ),
     ];
     for (text, place, message, help) in cases {
