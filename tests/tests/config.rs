@@ -496,8 +496,8 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, tenants, sinks, \
-             schemas_dir, schemas",
+            "known here: data_dir, shards, io, memory_max, user, stop_timeout, log, admin, journal, listeners, gate, \
+             tenants, sinks, schemas_dir, schemas",
         ),
     ];
     for (text, place, message, help) in cases {
