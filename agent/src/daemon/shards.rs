@@ -20,7 +20,8 @@ use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
-use crate::shard::op::Socket;
+use crate::shard::op::{ListenerId, Socket};
+use crate::shard::orders::Orders;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 use crate::uring::{Ring, RingPlan, Waker, waker};
 
@@ -43,6 +44,10 @@ impl Observe for ShardPublisher {
         ShardPublisher::publish(self, counters);
     }
 
+    fn listen(&mut self, listener: ListenerId, plan: &ListenerPlan) {
+        ShardPublisher::listen(self, usize::from(listener.0), &plan.name, plan.protocol);
+    }
+
     fn sync(&mut self, ns: u64) {
         self.observe_sync(ns);
     }
@@ -57,6 +62,7 @@ pub struct Shard {
     thread: JoinHandle<io::Result<()>>,
     waker: Waker,
     stop: Arc<AtomicBool>,
+    pub orders: Arc<Orders>,
 }
 
 /// What a shard is made of; everything in it goes to its thread.
@@ -101,6 +107,10 @@ impl Shard {
             let waker = waker.clone();
             handover.own().set_wake(Box::new(move || waker.wake()));
         }
+        let orders = Arc::new(Orders::default());
+        let orders_waker = waker.clone();
+        orders.set_wake(Box::new(move || orders_waker.wake()));
+        let thread_orders = Arc::clone(&orders);
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let thread_stop = Arc::clone(&stop);
@@ -137,6 +147,7 @@ impl Shard {
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,
                     stop: thread_stop,
+                    orders: thread_orders,
                     observer: plan.observer,
                 };
                 Worker::new(ring, blocks, worker_plan)
@@ -150,6 +161,7 @@ impl Shard {
                 thread,
                 waker,
                 stop,
+                orders,
             }),
             Ok(Err(error)) => Err(Failure::new(
                 Exit::Unavailable,

@@ -14,6 +14,7 @@ pub mod policy;
 mod proc_drops;
 pub mod standin;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use agent_common::verdict::{KernelDrop, Verdict};
@@ -53,6 +54,22 @@ pub struct GateCounts {
     pub drops: [u64; KernelDrop::COUNT],
     /// Bundles that the filter looked at.
     pub judged_bundles: u64,
+}
+
+/// What the gate knows a guarded socket by, before and after it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey {
+    cookie: u64,
+    inode: u64,
+}
+
+impl SocketKey {
+    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self {
+            cookie: kernel::cookie(socket)?,
+            inode: proc_drops::inode(socket)?,
+        })
+    }
 }
 
 /// The gate of this process; lives on the control thread, and must outlive the sockets it guards.
@@ -122,6 +139,21 @@ impl Gate {
     pub fn close(&mut self, listener: ListenerId) {
         if let Place::Kernel(gate) = &mut self.place {
             gate.close(listener);
+        }
+    }
+
+    /// The same for one socket: a reload takes it away, and its listener may have others.
+    pub fn close_socket(&mut self, key: SocketKey) {
+        if let Place::Kernel(gate) = &mut self.place {
+            gate.close_socket(key.cookie);
+        }
+    }
+
+    /// The socket is closed: its slot is free, its counts stay its listener's.
+    pub fn forget(&mut self, key: SocketKey) {
+        match &mut self.place {
+            Place::Kernel(gate) => gate.forget(key.cookie, key.inode),
+            Place::UserSpace(drops) => drops.forget(key.inode),
         }
     }
 

@@ -265,6 +265,12 @@ pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     &[],
     "1 where the configuration read last is in force, 0 where it was refused.",
 );
+pub static CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP: Family = gauge(
+    "penstock_config_last_reload_success_timestamp_seconds",
+    Unit::Seconds,
+    &[],
+    "When a configuration was last put in force, in seconds since 1970; the start counts.",
+);
 pub static BUILD_INFO: Family = gauge(
     "penstock_build_info",
     Unit::Count,
@@ -273,7 +279,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 33] = [
+pub static RECORDED: [&Family; 34] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -306,5 +312,6 @@ pub static RECORDED: [&Family; 33] = [
     &SINK_SKIPPED_RECORDS,
     &SCHEMAS,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
+    &CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP,
     &BUILD_INFO,
 ];

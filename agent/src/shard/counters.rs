@@ -26,10 +26,12 @@ pub enum CloseReason {
     Stopping,
     /// The shard that owns its producer had no place for it.
     HandoverFull,
+    /// A reload took its listener away.
+    ListenerRemoved,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::End,
         Self::EndInFrame,
         Self::PeerError,
@@ -39,6 +41,7 @@ impl CloseReason {
         Self::TooManyConnections,
         Self::Stopping,
         Self::HandoverFull,
+        Self::ListenerRemoved,
     ];
     pub const COUNT: usize = Self::ALL.len();
 
@@ -53,6 +56,7 @@ impl CloseReason {
             Self::TooManyConnections => "too_many_connections",
             Self::Stopping => "stopping",
             Self::HandoverFull => "handover_full",
+            Self::ListenerRemoved => "listener_removed",
         }
     }
 }

@@ -309,6 +309,7 @@ impl Life {
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,
             stop: Arc::new(AtomicBool::new(false)),
+            orders: Arc::default(),
             observer: Box::new(()),
         }
     }

@@ -9,12 +9,14 @@
 //! pause        the journal takes nothing: connections are read once in a while
 //! acknowledge  the journal made them durable, whoever waits is told
 //! close        a connection goes
+//! orders       listeners and sinks come and go at a reload
 //! stop         the shard itself goes
 //! ```
 
 mod acknowledge;
 mod close;
 mod handover;
+mod orders;
 mod pause;
 mod plan;
 mod receive;
@@ -31,11 +33,13 @@ use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters};
 use crate::shard::handover::Handover;
 use crate::shard::intake::Intake;
-use crate::shard::op::{Completion, Errno, Group, Kernel, Now, PeerId};
+use crate::shard::op::{Completion, Errno, Group, Kernel, ListenerId, Now, PeerId};
+use crate::shard::orders::{Done, Orders};
 use crate::shard::peer::PeerTable;
 use crate::shard::settle::WaitingList;
 use crate::source::udp::SequenceGaps;
 pub use plan::{ListenerPlan, Observe, Plan};
+use orders::Serving;
 use receive::Held;
 use stop::Life;
 
@@ -56,11 +60,26 @@ pub enum Turn {
 /// One UDP or TCP socket of this shard.
 struct Listener {
     plan: ListenerPlan,
+    serving: Serving,
     /// The multishot accept or receive is in the kernel.
     armed: bool,
     cancelling: bool,
     /// After an error of the socket it is not armed before this time.
     rests_until_ns: u64,
+    last_bundle_ns: u64,
+}
+
+impl Listener {
+    fn new(plan: ListenerPlan) -> Self {
+        Self {
+            plan,
+            serving: Serving::Yes,
+            armed: false,
+            cancelling: false,
+            rests_until_ns: 0,
+            last_bundle_ns: 0,
+        }
+    }
 }
 
 /// One thread's state. Shared with no one.
@@ -79,6 +98,11 @@ pub struct Worker<K> {
     intake: Intake,
     waiting: WaitingList,
     handover: Option<Handover>,
+    orders: Arc<Orders>,
+    /// Listeners whose names the journal does not know yet.
+    naming: Vec<(ListenerId, Done)>,
+    /// To be said once no segment is being removed.
+    feeds_changed: Vec<Done>,
 
     /// Receives that wait for the journal, in the order in which they came.
     held: VecDeque<Held>,
@@ -124,14 +148,7 @@ impl<K: Kernel> Worker<K> {
             now,
             life: Life::Running,
             stop_ns: stop::stop_ns(STOP_TIMEOUT_DEFAULT),
-            listeners: listeners
-                .map(|plan| Listener {
-                    plan,
-                    armed: false,
-                    cancelling: false,
-                    rests_until_ns: 0,
-                })
-                .collect(),
+            listeners: listeners.map(Listener::new).collect(),
             peers: PeerTable::new(plan.connections_max),
             gaps: SequenceGaps::default(),
             intake: Intake {
@@ -141,6 +158,9 @@ impl<K: Kernel> Worker<K> {
             },
             waiting: WaitingList::default(),
             handover: plan.handover,
+            orders: plan.orders,
+            naming: Vec::new(),
+            feeds_changed: Vec::new(),
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             paused: VecDeque::with_capacity(plan.connections_max),
@@ -195,6 +215,7 @@ impl<K: Kernel> Worker<K> {
             self.push_journal_ops();
         }
         self.take_mail();
+        self.take_orders();
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
@@ -310,7 +331,7 @@ impl<K: Kernel> Worker<K> {
                 Duration::from_nanos(deadline.saturating_sub(now)).min(SLEEP_MAX)
             });
         match self.life {
-            Life::Running => until,
+            Life::Running if !self.is_leaving_any() => until,
             _ => until.min(Duration::from_nanos(stop::DRAIN_QUIET_NS)),
         }
     }
