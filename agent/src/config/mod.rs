@@ -22,7 +22,7 @@ pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use read::is_schema_name;
 pub use settings::Settings;
 pub use show::show;
-pub use unit::format_size;
+pub use unit::{format_size, format_time};
 
 /// Where the agent looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/penstock/penstock.toml";

@@ -4,17 +4,21 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::admin;
 use crate::config::Loaded;
 use crate::daemon::agent::Agent;
-use crate::daemon::request::{Ask, Refused, Request};
+use crate::daemon::reload;
+use crate::daemon::request::Ask;
 use crate::daemon::signal::{Asked, Signals};
 use crate::exit::Failure;
 use crate::limits;
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The same while a reload is under way: what shards and sinks have done is looked at.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
@@ -54,6 +58,8 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
     agent.wait_until_ready().await?;
 
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut change = tokio::time::interval(CHANGE_INTERVAL);
+    change.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let failure = loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -62,15 +68,14 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
                     break None;
                 }
                 Asked::Reload => {
-                    if let Err(Refused(why)) = agent.answer(Request::Reload) {
-                        tracing::error!("SIGHUP: {why}");
-                    }
+                    tracing::info!("SIGHUP: reloading");
+                    agent.ask_reload(reload::Asked { reply: None, dry_run: false });
                 }
             },
             Some(ask) = asked.recv() => {
-                // A client that has gone wants no answer.
-                let _ = ask.reply.send(agent.answer(ask.request));
+                agent.ask(ask);
             }
+            _ = change.tick(), if agent.is_changing() => agent.tend(),
             _ = watch.tick() => {
                 if let Err(failure) = agent.watch() {
                     tracing::error!("{failure}");

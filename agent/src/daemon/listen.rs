@@ -112,7 +112,11 @@ fn enable_gro(socket: &Socket) -> io::Result<()> {
 }
 
 /// Asks past net.core.rmem_max first, which takes CAP_NET_ADMIN; then for what the host allows.
-fn set_receive_buffer(socket: &Socket, settings: &ListenerSettings, bytes: u64) -> io::Result<()> {
+pub fn set_receive_buffer(
+    socket: &Socket,
+    settings: &ListenerSettings,
+    bytes: u64,
+) -> io::Result<()> {
     let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
     if set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
         socket.set_recv_buffer_size(wanted as usize)?;

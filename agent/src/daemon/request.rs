@@ -1,18 +1,21 @@
 //! What a person asks of the running agent, over the control socket or by a signal: answered by the
 //! control thread between two looks at everything else, one at a time.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
+use crate::daemon::reload::Asked;
 
 /// The closed list of requests.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Read the configuration again and apply what has changed.
     Reload,
+    /// Only say what that would be.
+    PlanReload,
 }
 
 /// Why nothing was changed, in one line or more, for a person.
@@ -29,11 +32,15 @@ pub struct Ask {
 }
 
 impl Agent {
-    pub fn answer(&mut self, request: Request) -> Answer {
+    /// Answers a request, at once or, for a reload, when it is over.
+    pub fn ask(&mut self, ask: Ask) {
+        let Ask { request, reply } = ask;
+        let dry_run = matches!(request, Request::PlanReload);
         match request {
-            Request::Reload => Err(Refused(
-                "this version reloads nothing; restart to change settings".to_owned(),
-            )),
+            Request::Reload | Request::PlanReload => self.ask_reload(Asked {
+                reply: Some(reply),
+                dry_run,
+            }),
         }
     }
 }

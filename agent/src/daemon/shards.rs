@@ -2,7 +2,6 @@
 //! stop.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +9,6 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::config::settings::ListenerSettings;
-use crate::daemon::listen::Bound;
 use crate::exit::{Exit, Failure};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
@@ -20,7 +17,7 @@ use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
-use crate::shard::op::{ListenerId, Socket};
+use crate::shard::op::ListenerId;
 use crate::shard::orders::Orders;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 use crate::uring::{Ring, RingPlan, Waker, waker};
@@ -62,7 +59,6 @@ pub struct Shard {
     thread: JoinHandle<io::Result<()>>,
     waker: Waker,
     stop: Arc<AtomicBool>,
-    pub orders: Arc<Orders>,
 }
 
 /// What a shard is made of; everything in it goes to its thread.
@@ -75,28 +71,10 @@ pub struct ShardPlan {
     pub handover: Option<Handover>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
+    /// The control thread has them too.
+    pub orders: Arc<Orders>,
     pub observer: Box<dyn Observe + Send>,
     pub stop_timeout: Duration,
-}
-
-/// The listeners as shard `shard` sees them.
-pub fn listener_plans(
-    shard: u16,
-    settings: &[ListenerSettings],
-    bound: &[Bound],
-    stand_in: bool,
-) -> Vec<ListenerPlan> {
-    settings
-        .iter()
-        .zip(bound)
-        .map(|(settings, bound)| ListenerPlan {
-            name: settings.name.clone(),
-            protocol: settings.protocol,
-            socket: Socket(bound.sockets[usize::from(shard)].as_raw_fd()),
-            payload_len_max: bound.payload_len_max,
-            stand_in,
-        })
-        .collect()
 }
 
 impl Shard {
@@ -107,10 +85,8 @@ impl Shard {
             let waker = waker.clone();
             handover.own().set_wake(Box::new(move || waker.wake()));
         }
-        let orders = Arc::new(Orders::default());
         let orders_waker = waker.clone();
-        orders.set_wake(Box::new(move || orders_waker.wake()));
-        let thread_orders = Arc::clone(&orders);
+        plan.orders.set_wake(Box::new(move || orders_waker.wake()));
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let thread_stop = Arc::clone(&stop);
@@ -147,7 +123,7 @@ impl Shard {
                     tcp_buffers: limits::TCP_BUFFERS,
                     udp_buffers: limits::UDP_BUFFERS,
                     stop: thread_stop,
-                    orders: thread_orders,
+                    orders: plan.orders,
                     observer: plan.observer,
                 };
                 Worker::new(ring, blocks, worker_plan)
@@ -161,7 +137,6 @@ impl Shard {
                 thread,
                 waker,
                 stop,
-                orders,
             }),
             Ok(Err(error)) => Err(Failure::new(
                 Exit::Unavailable,

@@ -10,12 +10,14 @@ use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
+use crate::daemon::listeners::Listeners;
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
+use crate::shard::orders::Orders;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
 /// The kernel interface of the shards, as `build_info` names it.
@@ -23,21 +25,15 @@ const IO: &str = "io_uring";
 
 /// One sink, over all shards.
 pub struct SinkView {
-    name: String,
+    pub name: String,
+    /// A reload may have taken it away: then its counters stay, and it lags no more.
+    pub is_wanted: bool,
     pub stats: Arc<SinkStats>,
     /// Per shard: how far the journal is, how far the sink is, and since when it lags.
     pub shards: Vec<(Arc<JournalMarks>, Arc<SinkMark>, Arc<SinkLag>)>,
 }
 
 impl SinkView {
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            stats: Arc::default(),
-            shards: Vec::new(),
-        }
-    }
-
     fn committed_records(&self) -> u64 {
         self.shards
             .iter()
@@ -73,16 +69,16 @@ pub struct Views {
     pub disk: Arc<DiskSpace>,
 }
 
-/// Read by the admin side on the control thread; the mutexes are never contended.
+/// Read by the admin side on the control thread; the mutexes are never contended, and taken in the
+/// order in which they stand here.
 pub struct Shared {
     pub started: Instant,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
-    config: String,
-    listeners: Vec<ListenerSettings>,
+    config: Mutex<String>,
+    listeners: Mutex<Listeners>,
     gate: Mutex<Gate>,
-    bound: Mutex<Vec<Bound>>,
-    sinks: Vec<SinkView>,
+    sinks: Mutex<Vec<SinkView>>,
     disk: Arc<DiskSpace>,
     schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
@@ -104,32 +100,21 @@ impl Shared {
             schemas,
             disk,
         } = views;
-        let error_reasons: Vec<&'static str> = ErrorReason::ALL
-            .iter()
-            .map(|reason| reason.label())
-            .collect();
-        let skip_reasons = SkipReason::ALL.map(SkipReason::label);
-        let labels: Vec<SinkLabels<'_>> = sinks
-            .iter()
-            .map(|sink| SinkLabels {
-                name: &sink.name,
-                error_reasons: &error_reasons,
-                skip_reasons: &skip_reasons,
-            })
-            .collect();
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
-        let publisher = ControlPublisher::new(registry, listeners, &labels, IO, kind.label());
+        let mut publisher = ControlPublisher::new(registry, listeners, &[], IO, kind.label());
+        for sink in &sinks {
+            add_sink(&mut publisher, registry, &sink.name);
+        }
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
             gate_kind: kind,
             marks,
-            config: loaded.source(),
-            listeners: listeners.clone(),
+            config: Mutex::new(loaded.source()),
+            listeners: Mutex::new(Listeners::at_start(listeners, bound)),
             gate: Mutex::new(gate),
-            bound: Mutex::new(bound),
-            sinks,
+            sinks: Mutex::new(sinks),
             disk,
             schemas,
             registry: Arc::clone(registry),
@@ -141,10 +126,48 @@ impl Shared {
         lock(&self.gate)
     }
 
+    pub fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        lock(&self.listeners)
+    }
+
+    /// A listener is served that was not, or not so.
+    pub fn show_listener(&self, id: ListenerId, settings: &ListenerSettings) {
+        lock(&self.publisher).listener(&self.registry, usize::from(id.0), settings);
+    }
+
+    /// The sinks of now; those of before keep their places.
+    pub fn show_sinks(&self, views: Vec<SinkView>) {
+        let mut sinks = lock(&self.sinks);
+        let mut publisher = lock(&self.publisher);
+        for new in views.iter().skip(sinks.len()) {
+            add_sink(&mut publisher, &self.registry, &new.name);
+        }
+        *sinks = views;
+    }
+
+    /// What a reload has come to.
+    pub fn show_reload(&self, source: Option<&str>) {
+        lock(&self.publisher).config_reloaded(source.is_some());
+        if let Some(source) = source {
+            source.clone_into(&mut lock(&self.config));
+        }
+    }
+
+    /// Goes on with listeners that come and go.
+    pub fn tend_listeners(&self, shards: &[Arc<Orders>]) {
+        let stand_in = self.gate_kind == GateKind::UserSpace;
+        let mut listeners = self.listeners();
+        let mut gate = self.gate();
+        listeners.tend(&mut gate, stand_in, shards, |listeners, gate| {
+            self.refresh_listeners(listeners, gate);
+        });
+    }
+
     /// From here on every datagram is counted as `closing` and dropped in the kernel.
     pub fn close_gate(&self) {
+        let listeners = self.listeners();
         let mut gate = self.gate();
-        for (id, listener) in self.ids() {
+        for (id, listener, _) in listeners.bound() {
             if listener.protocol == Protocol::Udp {
                 gate.close(id);
             }
@@ -154,37 +177,47 @@ impl Shared {
     /// The shards are done with their sockets.
     pub fn close_sockets(&self) {
         self.refresh();
-        lock(&self.bound)
-            .iter_mut()
-            .for_each(|bound| bound.sockets.clear());
+        self.listeners().close_all();
     }
 
-    fn ids(&self) -> impl Iterator<Item = (ListenerId, &ListenerSettings)> {
-        (0..).map(ListenerId).zip(&self.listeners)
-    }
-}
-
-impl StatusSource for Shared {
-    fn refresh(&self) {
+    /// Those that a reload took away too: their last datagrams count.
+    fn refresh_listeners(&self, listeners: &Listeners, gate: &Gate) {
         let mut publisher = lock(&self.publisher);
-        let gate = self.gate();
-        let bound = lock(&self.bound);
-        for (id, listener) in self.ids() {
-            if listener.protocol != Protocol::Udp {
+        for (id, known) in listeners.ids() {
+            if known.settings.protocol != Protocol::Udp {
                 continue;
             }
             let index = usize::from(id.0);
             let counts = gate.counts(id);
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
-            publisher.gate_attached(index, gate.attached(id));
-            let memory = bound[index]
-                .sockets
-                .iter()
-                .map(|socket| socket_memory(socket.as_raw_fd()));
+            publisher.gate_attached(index, known.bound.is_some() && gate.attached(id));
+            let sockets = known.bound.iter().flat_map(|bound| &bound.sockets);
+            let memory = sockets.map(|socket| socket_memory(socket.as_raw_fd()));
             let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             publisher.receive_buffer(index, used, limit);
         }
+    }
+}
+
+fn add_sink(publisher: &mut ControlPublisher, registry: &Registry, name: &str) {
+    let error_reasons: Vec<&'static str> = ErrorReason::ALL
+        .iter()
+        .map(|reason| reason.label())
+        .collect();
+    let labels = SinkLabels {
+        name,
+        error_reasons: &error_reasons,
+        skip_reasons: &SkipReason::ALL.map(SkipReason::label),
+    };
+    publisher.add_sink(registry, &labels);
+}
+
+impl StatusSource for Shared {
+    fn refresh(&self) {
+        self.refresh_listeners(&self.listeners(), &self.gate());
+        let sinks = lock(&self.sinks);
+        let mut publisher = lock(&self.publisher);
         let mut refusing = [0; Refusal::COUNT];
         for cause in self.marks.iter().filter_map(|marks| marks.refusal()) {
             refusing[cause as usize] += 1;
@@ -197,7 +230,7 @@ impl StatusSource for Shared {
         for state in State::ALL {
             publisher.schemas(state, self.schemas.count(state));
         }
-        for (index, sink) in self.sinks.iter().enumerate() {
+        for (index, sink) in sinks.iter().enumerate() {
             let errors: Vec<u64> = ErrorReason::ALL
                 .iter()
                 .map(|&reason| sink.stats.errors(reason))
@@ -216,27 +249,23 @@ impl StatusSource for Shared {
     }
 
     fn status(&self) -> Status {
+        let known = self.listeners();
         let gate = self.gate();
-        let bound = lock(&self.bound);
-        let listeners =
-            self.ids()
-                .zip(bound.iter())
-                .map(|((id, listener), bound)| ListenerStatus {
-                    name: listener.name.clone(),
-                    protocol: match listener.protocol {
-                        Protocol::Udp => "udp",
-                        Protocol::Tcp => "tcp",
-                    },
-                    address: bound.address,
-                    gate_attached: gate.attached(id),
-                    counts: self.registry.listener_counts(&listener.name),
-                });
+        let listeners = known.bound().map(|(id, listener, bound)| ListenerStatus {
+            name: listener.name.clone(),
+            protocol: listener.protocol.scheme(),
+            address: bound.address,
+            gate_attached: gate.attached(id),
+            counts: self.registry.listener_counts(&listener.name),
+        });
         let journal = (0..).zip(&self.marks).map(|(shard, marks)| JournalStatus {
             shard,
             durable_bytes: marks.durable(),
             durable_records: marks.durable_records(),
         });
-        let sinks = self.sinks.iter().map(|sink| SinkStatus {
+        let wanted = lock(&self.sinks);
+        let wanted = wanted.iter().filter(|sink| sink.is_wanted);
+        let sinks = wanted.map(|sink| SinkStatus {
             name: sink.name.clone(),
             committed_records: sink.committed_records(),
             lag_records: sink.lag_records(),
@@ -246,7 +275,7 @@ impl StatusSource for Shared {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            config: self.config.clone(),
+            config: lock(&self.config).clone(),
             io: IO.to_owned(),
             gate: self.gate_kind.label().to_owned(),
             listeners: listeners.collect(),
