@@ -86,7 +86,10 @@ impl Listeners {
 
     /// The id that a name has, or would have; `None` where all are taken.
     pub fn id_for(&self, name: &str, also_new: &[&str]) -> Option<ListenerId> {
-        let known = self.all.iter().position(|known| known.settings.name == name);
+        let known = self
+            .all
+            .iter()
+            .position(|known| known.settings.name == name);
         let new = || also_new.iter().position(|other| *other == name);
         let id = known.or_else(|| Some(self.all.len() + new()?));
         let id = id.unwrap_or(self.all.len() + also_new.len());

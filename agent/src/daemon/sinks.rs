@@ -70,13 +70,18 @@ struct Lane {
 
 enum State {
     /// The shard is told of the mark; then the thread starts.
-    Feeding { plan: Box<SinkPlan>, done: Option<Done> },
+    Feeding {
+        plan: Box<SinkPlan>,
+        done: Option<Done>,
+    },
     Running {
         thread: SinkThread,
         stop: Arc<StopDeadline>,
     },
     Held,
-    Leaving { thread: SinkThread },
+    Leaving {
+        thread: SinkThread,
+    },
     /// It could not start; its mark keeps the journal.
     Failed,
     /// Its mark keeps the journal until there is another, or none is wanted.
@@ -165,14 +170,17 @@ impl Sinks {
 
     /// How many names there would be with these.
     pub fn names_with(&self, more: &[&SinkSettings]) -> usize {
-        let is_new =
-            |sink: &&&SinkSettings| !self.all.iter().any(|known| known.name == sink.name);
+        let is_new = |sink: &&&SinkSettings| !self.all.iter().any(|known| known.name == sink.name);
         self.all.len() + more.iter().filter(is_new).count()
     }
 
     /// From here on this is what is wanted of a sink, new or not; `tend` brings it about.
     pub fn want(&mut self, settings: &SinkSettings) {
-        match self.all.iter_mut().find(|known| known.name == settings.name) {
+        match self
+            .all
+            .iter_mut()
+            .find(|known| known.name == settings.name)
+        {
             Some(known) => known.wanted = Some(settings.clone()),
             None => self.all.push(Known {
                 name: settings.name.clone(),
@@ -232,28 +240,26 @@ impl Sinks {
         for known in &self.all {
             let is_under_way = |lane: &Lane| match &lane.state {
                 State::Feeding { .. } | State::Leaving { .. } | State::Vacant => true,
-                State::Running { .. } | State::Held => known.wanted.as_ref() != Some(&lane.settings),
+                State::Running { .. } | State::Held => {
+                    known.wanted.as_ref() != Some(&lane.settings)
+                }
                 State::Failed => false,
                 State::Gone => known.wanted.is_some(),
             };
-            let count = known.lanes.iter().filter(|lane| is_under_way(lane)).count();
-            let missing = match known.wanted {
-                Some(_) => self.journals.len() - known.lanes.len(),
-                None => 0,
+            let is_changing = |journal: &Journal| {
+                let lane = known.lanes.iter().find(|lane| lane.shard == journal.shard);
+                lane.map_or(known.wanted.is_some(), is_under_way)
             };
-            if count + missing > 0 {
+            if self.journals.iter().any(is_changing) {
                 all.push(format!("sinks.{}: still changing", known.name));
             }
         }
         all
     }
 
-    /// Nobody writes or reads this journal any more.
+    /// Every sink has all of this journal, which gets no more: those that come later do not want it.
     pub fn forget_journal(&mut self, shard: u16) {
         self.journals.retain(|journal| journal.shard != shard);
-        for known in &mut self.all {
-            known.lanes.retain(|lane| lane.shard != shard);
-        }
     }
 
     /// How far each sink has a journal; `None` where one is not there yet.

@@ -36,7 +36,9 @@ pub enum What {
     },
     /// Take what is queued, finish the connections, serve it no more. Done once the socket is
     /// nothing to the shard; its connections may take longer.
-    Leave { listener: ListenerId },
+    Leave {
+        listener: ListenerId,
+    },
     /// Another sink reads the journal, or one does no more, or one begins anew. Done when no segment
     /// goes any more that the new one has not got.
     Feed {

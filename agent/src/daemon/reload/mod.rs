@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use self::plan::{Change, Plan};
 use self::prepare::Prepared;
 use self::report::{Outcome, Report};
-use crate::config::{self, Loaded, LoadError};
+use crate::config::{self, LoadError, Loaded};
 use crate::daemon::agent::Agent;
 use crate::daemon::request::{Answer, Refused};
 use crate::exit::{Exit, Failure};
@@ -60,8 +60,15 @@ pub struct Reloads {
 enum Stage {
     Reading(JoinHandle<Result<Fresh, Failure>>),
     /// Shards take what they were told before: it is a moment.
-    Planned { report: Report, plan: Box<Plan>, until: Instant },
-    Settling { report: Report, until: Instant },
+    Planned {
+        report: Report,
+        plan: Box<Plan>,
+        until: Instant,
+    },
+    Settling {
+        report: Report,
+        until: Instant,
+    },
 }
 
 /// What was read, and what is said of it.
@@ -150,7 +157,9 @@ impl Agent {
 
     fn step(&mut self, asked: &Asked, stage: Stage) -> Step {
         match stage {
-            Stage::Reading(reading) if !reading.is_finished() => Step::Wait(Stage::Reading(reading)),
+            Stage::Reading(reading) if !reading.is_finished() => {
+                Step::Wait(Stage::Reading(reading))
+            }
             Stage::Reading(reading) => match futures_now(reading) {
                 Ok(fresh) => self.plan(asked, fresh),
                 Err(failure) => Step::Over(refused(Outcome::Invalid, failure)),
@@ -250,8 +259,9 @@ impl Agent {
         self.take_listeners(&plan.changes, prepared);
         for change in &plan.changes {
             match change {
-                Change::AddListener(_) | Change::RemoveListener(_) | Change::MoveListener { .. } => {
-                }
+                Change::AddListener(_)
+                | Change::RemoveListener(_)
+                | Change::MoveListener { .. } => {}
                 // Laid into the maps when it was prepared.
                 Change::Gate(_) => {}
                 Change::ReceiveBuffer { listener, bytes } => {
@@ -264,9 +274,7 @@ impl Agent {
                 Change::Schemas { folder, schemas } => {
                     self.schemas.reconfigure(folder.clone(), schemas.clone());
                 }
-                Change::MinFree => self
-                    .disk
-                    .set_min_free(plan.settings.journal.min_free),
+                Change::MinFree => self.disk.set_min_free(plan.settings.journal.min_free),
                 Change::Tune { tuning, .. } => {
                     self.stop_timeout = tuning.stop_timeout;
                     for orders in &self.orders {

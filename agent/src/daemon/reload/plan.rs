@@ -88,7 +88,9 @@ impl fmt::Display for Change {
                         OnFull::DropOldest => "drop_oldest".to_owned(),
                     },
                 };
-                let all = keys.iter().map(|key| format!("{key} is now {}", value(key)));
+                let all = keys
+                    .iter()
+                    .map(|key| format!("{key} is now {}", value(key)));
                 write!(f, "{}", all.collect::<Vec<_>>().join(", "))
             }
         }
@@ -269,9 +271,7 @@ fn plan_listeners(
                 }),
                 // The kernel has no way back to a size that it chooses by itself.
                 None => {
-                    restart
-                        .0
-                        .push(format!("listeners.{name}.receive_buffer"));
+                    restart.0.push(format!("listeners.{name}.receive_buffer"));
                     in_force.receive_buffer = is.receive_buffer;
                 }
             }
@@ -459,7 +459,11 @@ rotate = { size = "64MiB", age = "5m" }
                     "journal.on_full is now drop_oldest, journal.sync_interval is now 2s, \
                      journal.commit_interval is now 7ms",
                 ],
-                &["journal.max_size", "journal.sync", "journal.producer_expiry"],
+                &[
+                    "journal.max_size",
+                    "journal.sync",
+                    "journal.producer_expiry",
+                ],
             ),
             (
                 "[sinks.files]",
@@ -513,6 +517,9 @@ rotate = { size = "64MiB", age = "5m" }
             });
         }
         let refused = plan(&before, &after, 2).expect_err("too much");
-        assert!(refused.to_string().contains("memory_max = 256MiB"), "{refused}");
+        assert!(
+            refused.to_string().contains("memory_max = 256MiB"),
+            "{refused}"
+        );
     }
 }

@@ -70,9 +70,7 @@ impl Agent {
                          started, the most that a journal segment holds: restart it"
                     ),
                 )),
-                Some(id) => {
-                    listen::bind(id, wanted, shards, &mut gate).map(|bound| (id, bound))
-                }
+                Some(id) => listen::bind(id, wanted, shards, &mut gate).map(|bound| (id, bound)),
             };
             match bound {
                 Ok((id, bound)) => {

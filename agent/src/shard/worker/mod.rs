@@ -38,8 +38,8 @@ use crate::shard::orders::{Done, Orders};
 use crate::shard::peer::PeerTable;
 use crate::shard::settle::WaitingList;
 use crate::source::udp::SequenceGaps;
-pub use plan::{ListenerPlan, Observe, Plan};
 use orders::Serving;
+pub use plan::{ListenerPlan, Observe, Plan};
 use receive::Held;
 use stop::Life;
 

@@ -151,9 +151,9 @@ impl<K: Kernel> Worker<K> {
             match &listener.serving {
                 Serving::Named | Serving::Yes | Serving::Left => continue,
                 Serving::Leaving { since_ns, .. } => {
-                    let is_held = self.held.iter().any(|held| {
-                        matches!(held, Held::Bundle { listener, .. } if *listener == id)
-                    });
+                    let is_held = self.held.iter().any(
+                        |held| matches!(held, Held::Bundle { listener, .. } if *listener == id),
+                    );
                     let quiet_since = listener.last_bundle_ns.max(*since_ns);
                     let is_dry = match listener.plan.protocol {
                         Protocol::Tcp => true,
