@@ -8,5 +8,7 @@
 pub mod bundle;
 pub mod classify;
 pub mod frame;
+pub mod keep;
 pub mod layout;
+pub mod ramp;
 pub mod verdict;

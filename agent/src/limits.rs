@@ -64,6 +64,14 @@ pub const fn producers_max(segment_len: u64) -> usize {
     }
 }
 
+/// Configured tenants, the default one not counted; the prefixes and the producers that each names.
+pub const TENANTS_MAX: usize = 64;
+pub const TENANT_SOURCES_MAX: usize = 256;
+pub const TENANT_PRODUCERS_MAX: usize = 1024;
+/// Producers of the default tenant that a shard tells apart: those that are connected, and as many
+/// that were and whose limits are not settled yet. 192 bytes each, and nothing without tenants.
+pub const TENANT_SLOTS: usize = 2 * CONNECTIONS_MAX;
+
 /// Segments that a shard needs to make progress: the one being written, its successor, made ahead
 /// so that a switch does not wait for the disk, and one that a sink is reading; and their headers.
 pub const SHARD_SEGMENTS_MIN: u64 = 4;
@@ -96,6 +104,9 @@ pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
 /// Bytes of frames cut in two by a buffer's end, all connections of a shard together.
 pub const CARRY_BYTES_MAX: usize = 32 << 20;
 
+/// Prefixes that the gate's lists hold together, and prefixes with a limit of their own.
+pub const GATE_PREFIXES_MAX: usize = 4096;
+pub const GATE_LIMITS_MAX: usize = 1024;
 /// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
@@ -197,6 +208,7 @@ pub const fn journal_needed(shards: u16) -> u64 {
 }
 
 const _: () = {
+    assert!(TENANT_SLOTS + TENANTS_MAX < u16::MAX as usize);
     assert!(JOURNAL_BLOCK_LEN >= BLOCK_HEADER_LEN + ENTRY_HEADER_LEN + FRAME_LEN_MAX);
     assert!(4 * JOURNAL_BLOCK_LEN as u64 <= SEGMENT_LEN_MIN);
     assert!(UDP_PAYLOAD_LEN_MAX as usize <= TCP_PAYLOAD_LEN_MAX);

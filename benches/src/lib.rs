@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
+pub mod gate;
 pub mod ingest;
+pub mod rig;
 
 /// A log event before it is encoded.
 #[derive(Clone, Debug)]

@@ -80,6 +80,12 @@ reasons! {
     UnknownDictionary = 32, "unknown_dictionary";
     /// As many producers as the agent remembers are remembered already.
     TooManyProducers = 33, "too_many_producers";
+    /// Left out by its priority, to keep room for others (UDP).
+    Shed = 34, "shed";
+    /// More frames a second than its producer, or its tenant, may send (TCP).
+    RateLimited = 35, "rate_limited";
+    /// Its producer, or its tenant, has what it may have: in flight, or of the journal (TCP).
+    TenantShare = 36, "tenant_share";
 }
 
 impl Reason {

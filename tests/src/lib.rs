@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod allocation;
+pub mod chroot;
 pub mod crash;
 pub mod interop;
 pub mod mount;

@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
 mod coverage;
 mod crash;
 mod demo;
+mod dist;
 mod host;
 mod metrics_text;
 mod outcome;
@@ -37,6 +39,8 @@ enum Command {
     Sim(sim::Arguments),
     Crash(crash::Arguments),
     Coverage(coverage::Arguments),
+    Bench(bench::Arguments),
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(arguments),
         Command::Crash(arguments) => crash::run(arguments),
         Command::Coverage(arguments) => coverage::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Dist(arguments) => dist::run(arguments),
     };
     outcome::exit_code(outcome)
 }

@@ -20,6 +20,14 @@ impl Condition {
             Self::JournalWritable => "journal_writable",
         }
     }
+
+    /// What is said where it does not hold.
+    pub const fn words_of_lack(self) -> &'static str {
+        match self {
+            Self::ListenersBound => "the listeners are not bound",
+            Self::JournalWritable => "the journal is not writable",
+        }
+    }
 }
 
 /// Nothing holds at first; what held may cease to (a full disk).

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
 mod cat;
 mod check;
 mod config;
+mod generate;
 mod journal;
 mod load;
 mod run;
@@ -37,6 +38,8 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Runs the command that the process was called with.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {
         Ok(()) => Exit::Ok.into(),

@@ -42,9 +42,16 @@ pub enum Leaf {
     Number(String),
     Flag(bool),
     /// A list of texts.
-    List(Vec<String>),
+    List(Vec<Item>),
     /// "a list" of something else, and the like.
     Other(&'static str),
+}
+
+/// One text of a list, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub text: String,
+    pub place: Place,
 }
 
 /// All files together.
@@ -318,7 +325,7 @@ fn convert_value(file: usize, value: Spanned<DeValue<'_>>) -> Value {
         DeValue::Float(number) => Leaf::Number(number.to_string()),
         DeValue::Boolean(flag) => Leaf::Flag(flag),
         DeValue::Datetime(_) => Leaf::Other("a date"),
-        DeValue::Array(items) => list(&items),
+        DeValue::Array(items) => list(file, &items),
     };
     Value::Leaf(leaf, place)
 }
@@ -337,12 +344,18 @@ fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
     })
 }
 
-fn list(items: &DeArray<'_>) -> Leaf {
+fn list(file: usize, items: &DeArray<'_>) -> Leaf {
     let texts = items.iter().map(|item| match item.get_ref() {
-        DeValue::String(text) => Some(text.to_string()),
+        DeValue::String(text) => Some(Item {
+            text: text.to_string(),
+            place: Place {
+                file,
+                span: item.span(),
+            },
+        }),
         _ => None,
     });
-    let texts: Option<Vec<String>> = texts.collect();
+    let texts: Option<Vec<Item>> = texts.collect();
     texts.map_or(Leaf::Other("a list"), Leaf::List)
 }
 

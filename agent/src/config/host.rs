@@ -1,7 +1,8 @@
 //! What the host will not give although the configuration asks for it: warnings, not mistakes.
 
 use super::settings::{Protocol, Settings, Shards};
-use super::unit::{about_size, format_size};
+use super::unit::{about_size, format_sixteenths, format_size};
+use crate::gate::policy::KEEP_ALL;
 use crate::limits;
 
 /// CAP_NET_ADMIN, as a bit of CapEff (linux/capability.h): SO_RCVBUFFORCE needs it.
@@ -78,6 +79,13 @@ fn warnings_on(settings: &Settings, host: &Host) -> Vec<String> {
         warnings.push(format!(
             "admin.address {} can be reached from other hosts, and asks nobody for a password",
             settings.admin.address
+        ));
+    }
+    if settings.gate.policy.keep[0] < KEEP_ALL {
+        warnings.push(format!(
+            "gate.keep.critical is {}: the rest of the critical frames over UDP is dropped, at all \
+             times",
+            format_sixteenths(settings.gate.policy.keep[0])
         ));
     }
     for listener in &settings.listeners {

@@ -2,7 +2,9 @@
 //! Parsing, `config show` and the test of the example all go by this table.
 
 mod address;
+mod gate;
 mod schema;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -13,12 +15,14 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, GateMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
 use address::{parse_forward_targets, parse_listener_address, socket_address};
+pub use gate::*;
+pub use tenant::*;
 
 /// A key whose value is a `T`.
 pub struct Key<T: 'static> {
@@ -183,18 +187,6 @@ pub const LISTENER_RECEIVE_BUFFER: Key<u64> = Key {
 };
 pub const UDP_RECEIVE_BUFFER: u64 = 16 << 20;
 
-pub const GATE_MODE: Key<GateMode> = Key {
-    path: "gate.mode",
-    default: Some("auto"),
-    parse: |leaf| word(leaf, &GATE_WORDS, &[]),
-    show: |mode| show_word(mode, &GATE_WORDS),
-};
-const GATE_WORDS: [(&str, GateMode); 3] = [
-    ("auto", GateMode::Auto),
-    ("required", GateMode::Required),
-    ("off", GateMode::Off),
-];
-
 pub const SINK_TYPE: Key<SinkKind> = Key {
     path: "sinks.*.type",
     default: None,
@@ -343,7 +335,41 @@ pub const KNOWN: &[&str] = &[
     JOURNAL_PRODUCER_EXPIRY.path,
     LISTENER_ADDRESS.path,
     LISTENER_RECEIVE_BUFFER.path,
-    GATE_MODE.path,
+    gate::KNOWN[0],
+    gate::KNOWN[1],
+    gate::KNOWN[2],
+    gate::KNOWN[3],
+    gate::KNOWN[4],
+    gate::KNOWN[5],
+    gate::KNOWN[6],
+    gate::KNOWN[7],
+    gate::KNOWN[8],
+    gate::KNOWN[9],
+    gate::KNOWN[10],
+    gate::KNOWN[11],
+    gate::KNOWN[12],
+    gate::KNOWN[13],
+    gate::KNOWN[14],
+    gate::KNOWN[15],
+    gate::KNOWN[16],
+    gate::KNOWN[17],
+    gate::KNOWN[18],
+    gate::KNOWN[19],
+    gate::KNOWN[20],
+    gate::KNOWN[21],
+    gate::KNOWN[22],
+    gate::KNOWN[23],
+    gate::KNOWN[24],
+    gate::KNOWN[25],
+    gate::KNOWN[26],
+    gate::KNOWN[27],
+    tenant::KNOWN[0],
+    tenant::KNOWN[1],
+    tenant::KNOWN[2],
+    tenant::KNOWN[3],
+    tenant::KNOWN[4],
+    tenant::KNOWN[5],
+    tenant::KNOWN[6],
     SINK_TYPE.path,
     SINK_TO.path,
     SINK_FORMAT.path,
@@ -360,7 +386,7 @@ pub const KNOWN: &[&str] = &[
 ];
 
 /// Keys of later versions, known so that the answer is not "unknown key".
-pub const LATER: &[&str] = &["gate.deny", "gate.limits", "sinks.*.on_full"];
+pub const LATER: &[&str] = &["sinks.*.on_full"];
 
 impl<T> Key<T> {
     /// The value that holds where the key is not given.

@@ -17,10 +17,11 @@ use crate::decode::avro::plan::Target;
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
 pub use host::{cores, warnings};
-pub(crate) use key::nearest;
+pub(crate) use key::{nearest, parse_prefix};
 pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use read::is_schema_name;
 pub use settings::Settings;
+pub(crate) use show::limit_pairs;
 pub use show::show;
 pub use unit::{format_size, format_time};
 

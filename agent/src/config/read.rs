@@ -1,7 +1,9 @@
 //! The tree to settings: unknown keys, values, and how the values relate. Every mistake is found,
 //! not only the first.
 
+mod gate;
 mod schemas;
+mod tenants;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -14,7 +16,6 @@ use super::settings::{
     Protocol, Settings, Shards, SinkKind, SinkSettings, SyncMode,
 };
 use super::unit::{about_size, format_size};
-use crate::gate::policy::GatePolicy;
 use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
@@ -88,9 +89,10 @@ impl Reader {
             },
             gate: GateSettings {
                 mode: self.value(&key::GATE_MODE, ""),
-                policy: GatePolicy::default(),
+                policy: self.gate_policy(),
             },
             listeners: self.listeners(),
+            tenants: self.tenants(),
             sinks: self.sinks(),
             schemas_dir: self.given(&key::SCHEMAS_DIR, ""),
             schemas: self.schemas(),
@@ -272,6 +274,7 @@ impl Reader {
         }
         self.capacity(settings);
         self.schema_relations(settings);
+        self.tenant_relations(settings);
         for sink in settings
             .sinks
             .iter()
@@ -431,6 +434,10 @@ fn check_table(entries: &[Entry], path: &str, pattern: &str, found: &mut Vec<Fau
                         format!("\"{}\" is no schema file's name", entry.key),
                         schemas::NAME_HELP.to_owned(),
                     );
+                }
+            } else if pattern == "gate.limits" {
+                if let Err(wrong) = key::parse_prefix(&entry.key) {
+                    fault(format!("gate.limits: {}", wrong.message), wrong.help);
                 }
             } else if !is_name(&entry.key) {
                 fault(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::decode::avro::plan::Mapping;
-use crate::gate::policy::GatePolicy;
+use crate::gate::policy::{GatePolicy, Prefix, Rate};
 use crate::limits;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
@@ -22,6 +22,8 @@ pub struct Settings {
     /// By name, in the file's order; the index is the `ListenerId`.
     pub listeners: Vec<ListenerSettings>,
     pub gate: GateSettings,
+    /// Who sends over TCP, and what each may; empty: nobody is limited.
+    pub tenants: Vec<TenantSettings>,
     pub sinks: Vec<SinkSettings>,
     /// The folder of users' own writer schemas, if there is one.
     pub schemas_dir: Option<PathBuf>,
@@ -149,6 +151,36 @@ pub enum GateMode {
     Required,
     /// The stand-in in user space.
     Off,
+}
+
+/// Who belongs to a tenant, and what it may have. `None` is no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSettings {
+    /// `default` is everybody whom no other names, each producer by itself.
+    pub name: String,
+    pub sources: Vec<Prefix>,
+    pub producers: Vec<u64>,
+    /// 1 to 1,000.
+    pub weight: u32,
+    /// In frames.
+    pub rate: Option<Rate>,
+    pub bytes_in_flight: Option<u64>,
+    /// Of each shard's journal: 1 to 100.
+    pub journal_percent: Option<u8>,
+}
+
+impl TenantSettings {
+    pub fn unlimited(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            sources: Vec::new(),
+            producers: Vec::new(),
+            weight: 1,
+            rate: None,
+            bytes_in_flight: None,
+            journal_percent: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

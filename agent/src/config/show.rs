@@ -1,5 +1,8 @@
 //! Settings to TOML that reads back to the same settings.
 
+mod gate;
+mod tenants;
+
 use std::fmt::Write;
 
 use super::key::{self, Key};
@@ -46,8 +49,8 @@ pub fn show(settings: &Settings) -> String {
             line(&mut out, &key::LISTENER_RECEIVE_BUFFER, bytes);
         }
     }
-    out.push_str("\n[gate]\n");
-    line(&mut out, &key::GATE_MODE, &settings.gate.mode);
+    gate::gate(&mut out, &settings.gate);
+    tenants::tenants(&mut out, &settings.tenants);
     for sink in &settings.sinks {
         put(&mut out, format_args!("\n[sinks.{}]\n", sink.name));
         line(&mut out, &key::SINK_TYPE, &sink.kind);
@@ -96,6 +99,8 @@ pub fn show(settings: &Settings) -> String {
     }
     out
 }
+
+pub use gate::limit_pairs;
 
 fn line<T>(out: &mut String, key: &Key<T>, value: &T) {
     let (_, name) = split(key.path);

@@ -1,4 +1,4 @@
-//! Sizes, times and percentages as people write them: a whole number and its unit.
+//! Sizes, times, counts, rates and percentages as people write them: a whole number and its unit.
 
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const TIMES_US: [(&str, u64); 6] = [
     ("ms", 1_000),
     ("us", 1),
 ];
+
+const COUNTS: [(&str, u64); 3] = [("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)];
+const COUNT_UNITS: &str = "counts are whole numbers, in thousands with k, M or G, as in \"200k\"";
 
 const SIZE_UNITS: &str = "sizes are in B, KiB, MiB, GiB, TiB (times 1024) or kB, MB, GB, TB (times 1000), \
      as in \"256MiB\"";
@@ -82,6 +85,174 @@ pub fn parse_percent(text: &str) -> Result<f64, Wrong> {
     match number.parse::<f64>() {
         Ok(value) if plain => Ok(value),
         _ => Err(wrong()),
+    }
+}
+
+/// `"200k"` as 200,000; a count has no unit but its thousands.
+pub fn parse_count(text: &str) -> Result<u64, Wrong> {
+    let whole = text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty();
+    if whole && let Ok(count) = text.parse() {
+        return Ok(count);
+    }
+    parse(
+        text,
+        "count",
+        |unit| {
+            COUNTS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .map(|(_, factor)| *factor)
+        },
+        &["k", "M", "G"],
+        COUNT_UNITS,
+        format_count,
+    )
+}
+
+/// `"50k/s"` as 50,000 a second.
+pub fn parse_rate(text: &str) -> Result<u64, Wrong> {
+    per_second(text, "50k/s", parse_count, format_count)
+}
+
+/// `"10MB/s"` in bytes a second.
+pub fn parse_byte_rate(text: &str) -> Result<u64, Wrong> {
+    per_second(text, "10MB/s", parse_size, short_size)
+}
+
+/// What comes before the `/s`; another time is said in seconds where that is exact.
+fn per_second(
+    text: &str,
+    example: &str,
+    parse: fn(&str) -> Result<u64, Wrong>,
+    format: fn(u64) -> String,
+) -> Result<u64, Wrong> {
+    let help = format!("rates are per second, as in \"{example}\"");
+    let Some((amount, time)) = text.split_once('/') else {
+        let help = match parse(text) {
+            Ok(_) => format!("write \"{text}/s\""),
+            Err(_) => help,
+        };
+        return Err(Wrong::new(format!("\"{text}\" is no rate"), help));
+    };
+    if time == "s" {
+        return parse(amount);
+    }
+    let seconds = match time {
+        "sec" | "second" | "S" => Some(1),
+        "m" | "min" | "minute" => Some(60),
+        "h" | "hour" => Some(3_600),
+        "d" | "day" => Some(86_400),
+        _ => None,
+    };
+    let exact = parse(amount)
+        .ok()
+        .zip(seconds)
+        .filter(|(amount, seconds)| amount.is_multiple_of(*seconds));
+    let help = match exact {
+        Some((amount, seconds)) => format!("write \"{}/s\"", format(amount / seconds)),
+        None => help,
+    };
+    Err(Wrong::new(
+        format!("\"{text}\": a rate is so much a second"),
+        help,
+    ))
+}
+
+/// Of a priority's frames, how many of sixteen are kept: `"8/16"`, or `"50%"`, which is the same.
+pub fn parse_sixteenths(text: &str) -> Result<u8, Wrong> {
+    const HELP: &str = "write it in sixteenths, as in \"8/16\", or as in \"50%\"";
+    if text.ends_with('%') {
+        let percent = parse_percent(text)?;
+        if percent > 100.0 {
+            return Err(Wrong::new(
+                format!("{text} is out of range"),
+                "from \"0%\" to \"100%\"",
+            ));
+        }
+        let sixteenths = percent * 16.0 / 100.0;
+        if sixteenths.fract() == 0.0 {
+            return Ok(sixteenths as u8);
+        }
+        let below = sixteenths.floor() as u8;
+        return Err(Wrong::new(
+            format!("\"{text}\" is no whole number of sixteenths"),
+            format!(
+                "the nearest are \"{below}/16\" ({}) and \"{}/16\" ({})",
+                percent_of(below),
+                below + 1,
+                percent_of(below + 1),
+            ),
+        ));
+    }
+    let Some((kept, of)) = text.split_once('/') else {
+        return Err(Wrong::new(format!("\"{text}\" is no ratio"), HELP));
+    };
+    let number = |text: &str| {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|_| digits)
+    };
+    let (Some(kept), Some(of)) = (number(kept), number(of).filter(|of| *of > 0)) else {
+        return Err(Wrong::new(format!("\"{text}\" is no ratio"), HELP));
+    };
+    if kept > of {
+        return Err(Wrong::new(
+            format!("\"{text}\" is more than all"),
+            "from \"0/16\" to \"16/16\"",
+        ));
+    }
+    if of == 16 {
+        return Ok(kept as u8);
+    }
+    let sixteenths = u64::from(kept) * 16;
+    let below = sixteenths / u64::from(of);
+    let help = match sixteenths.is_multiple_of(u64::from(of)) {
+        true => format!("write \"{below}/16\""),
+        false => format!("the nearest are \"{below}/16\" and \"{}/16\"", below + 1),
+    };
+    Err(Wrong::new(
+        format!("\"{text}\": a ratio is in sixteenths"),
+        help,
+    ))
+}
+
+pub fn format_sixteenths(sixteenths: u8) -> String {
+    format!("{sixteenths}/16")
+}
+
+fn percent_of(sixteenths: u8) -> String {
+    format!("{}%", f64::from(sixteenths) * 100.0 / 16.0)
+}
+
+/// The shortest exact form: the largest thousands that divide.
+pub fn format_count(count: u64) -> String {
+    COUNTS
+        .iter()
+        .find(|(_, factor)| count >= *factor && count.is_multiple_of(*factor))
+        .map_or_else(
+            || count.to_string(),
+            |(unit, factor)| format!("{}{unit}", count / factor),
+        )
+}
+
+pub fn format_rate(per_second: u64) -> String {
+    format!("{}/s", format_count(per_second))
+}
+
+pub fn format_byte_rate(bytes_per_second: u64) -> String {
+    format!("{}/s", short_size(bytes_per_second))
+}
+
+/// The shortest exact form, in units of 1024 or of 1000: rates of bytes are most often given in the
+/// latter.
+pub fn short_size(bytes: u64) -> String {
+    let binary = format_size(bytes);
+    let decimal = DECIMAL
+        .iter()
+        .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))
+        .map(|(unit, factor)| format!("{}{unit}", bytes / factor));
+    match decimal {
+        Some(decimal) if decimal.len() < binary.len() => decimal,
+        _ => binary,
     }
 }
 
@@ -283,6 +454,114 @@ mod tests {
         ] {
             assert!(parse_percent(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn counts_and_rates_are_what_they_say() {
+        for (text, count) in [
+            ("0", 0),
+            ("7", 7),
+            ("200k", 200_000),
+            ("3M", 3_000_000),
+            ("2G", 2_000_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+            assert_eq!(parse_rate(&format!("{text}/s")), Ok(count), "{text}/s");
+        }
+        for (text, bytes) in [("10MB/s", 10_000_000), ("10MiB/s", 10_485_760), ("1B/s", 1)] {
+            assert_eq!(parse_byte_rate(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_count_or_rate_is_refused_with_the_right_form() {
+        for (text, message, help) in [
+            ("", "is no count", "\"200k\""),
+            ("k", "is no count", "\"200k\""),
+            ("-1", "is no count", "\"200k\""),
+            ("200K", "that is known", "did you mean \"200k\"?"),
+            ("1.5k", "whole number", "write \"1500\""),
+            ("200 k", "that is known", "write \"200k\""),
+            ("18446744073709551616", "no unit", "\"200k\""),
+            ("18446744073709551615k", "too large", "\"200k\""),
+            ("5MB", "that is known", "\"200k\""),
+        ] {
+            let wrong = parse_count(text).expect_err(text);
+            assert!(wrong.message.contains(message), "{text}: {wrong:?}");
+            assert!(wrong.help.contains(help), "{text}: {wrong:?}");
+        }
+        for (text, message, help) in [
+            ("50k", "is no rate", "write \"50k/s\""),
+            ("", "is no rate", "\"50k/s\""),
+            ("6k/m", "a second", "write \"100/s\""),
+            ("1k/h", "a second", "\"50k/s\""),
+            ("50k/", "a second", "\"50k/s\""),
+            ("10MB/s", "that is known", "\"200k\""),
+        ] {
+            let wrong = parse_rate(text).expect_err(text);
+            assert!(wrong.message.contains(message), "{text}: {wrong:?}");
+            assert!(wrong.help.contains(help), "{text}: {wrong:?}");
+        }
+        let wrong = parse_byte_rate("10MB").expect_err("no time");
+        assert_eq!(wrong.help, "write \"10MB/s\"");
+        let wrong = parse_byte_rate("60MB/min").expect_err("a minute");
+        assert_eq!(wrong.help, "write \"1MB/s\"");
+    }
+
+    #[test]
+    fn ratios_are_whole_sixteenths() {
+        for (text, sixteenths) in [
+            ("0/16", 0),
+            ("8/16", 8),
+            ("16/16", 16),
+            ("0%", 0),
+            ("6.25%", 1),
+            ("50%", 8),
+            ("93.75%", 15),
+            ("100%", 16),
+        ] {
+            assert_eq!(parse_sixteenths(text), Ok(sixteenths), "{text}");
+        }
+        for (text, message, help) in [
+            (
+                "30%",
+                "no whole number of sixteenths",
+                "\"4/16\" (25%) and \"5/16\" (31.25%)",
+            ),
+            (
+                "99.9%",
+                "no whole",
+                "\"15/16\" (93.75%) and \"16/16\" (100%)",
+            ),
+            ("101%", "out of range", "100%"),
+            ("17/16", "more than all", "16/16"),
+            ("1/2", "in sixteenths", "write \"8/16\""),
+            ("1/3", "in sixteenths", "\"5/16\" and \"6/16\""),
+            ("1/0", "no ratio", "8/16"),
+            ("8", "no ratio", "8/16"),
+            ("-1/16", "no ratio", "8/16"),
+            ("+1/16", "no ratio", "8/16"),
+            ("", "no ratio", "8/16"),
+            ("8/16/1", "no ratio", "8/16"),
+        ] {
+            let wrong = parse_sixteenths(text).expect_err(text);
+            assert!(wrong.message.contains(message), "{text}: {wrong:?}");
+            assert!(wrong.help.contains(help), "{text}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_formatted_parses_back() {
+        for number in [1, 999, 1_000, 1_024, 50_000, 1_500_000, 1 << 30, u64::MAX] {
+            assert_eq!(parse_count(&format_count(number)), Ok(number));
+            assert_eq!(parse_rate(&format_rate(number)), Ok(number));
+            assert_eq!(parse_byte_rate(&format_byte_rate(number)), Ok(number));
+        }
+        assert_eq!(format_rate(50_000), "50k/s");
+        assert_eq!(format_byte_rate(10_000_000), "10MB/s");
+        assert_eq!(format_byte_rate(10 << 20), "10MiB/s");
+        assert_eq!(short_size(1_500), "1500B");
     }
 
     #[test]

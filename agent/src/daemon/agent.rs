@@ -19,6 +19,7 @@ use crate::daemon::reload::{self, Reloads};
 use crate::daemon::shards::{Shard, ShardPlan};
 use crate::daemon::sinks::{Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
+use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
 use crate::gate::{self, Gate, GateKind};
 use crate::journal::feed::JournalMarks;
@@ -50,6 +51,7 @@ pub struct Agent {
     shards: Vec<Shard>,
     /// What the shards are told while they run, by shard.
     pub(super) orders: Vec<Arc<Orders>>,
+    pub(super) store: SocketStore,
     pub(super) sinks: Sinks,
     pub(super) disk: DiskWatch,
     pub(super) stop_timeout: Duration,
@@ -66,7 +68,7 @@ pub struct Agent {
 
 impl Agent {
     /// In this order: what can be wrong without harm first, what others see last.
-    pub fn start(loaded: &Loaded) -> Result<Self, Failure> {
+    pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
         for warning in config::warnings(settings) {
@@ -92,13 +94,15 @@ impl Agent {
             .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
         let gate_kind = gate.kind();
         let registry = Arc::new(Registry::new());
+        store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
             let id = ListenerId(index as u16);
-            let listening = listen::bind(id, listener, shard_count, &mut gate)?;
+            let listening = listen::bind(id, listener, shard_count, &mut gate, &mut store)?;
             tracing::info!(listener = %listener.name, address = %listening.address, "listening");
             bound.push(listening);
         }
+        store.report();
 
         let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
         let disk = DiskWatch::new(
@@ -152,7 +156,8 @@ impl Agent {
                     .map(|(each, bound)| listener_plan(shard.into(), each, bound, stand_in))
                     .collect(),
                 orders: Arc::clone(own_orders),
-                observer: Box::new(publisher),
+                observer: publisher,
+                sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,
             })?);
             marks.push(shard_marks);
@@ -182,6 +187,7 @@ impl Agent {
             control_socket: Some(control_socket),
             shards,
             orders,
+            store,
             sinks,
             disk,
             stop_timeout: settings.stop_timeout,
@@ -264,6 +270,25 @@ impl Agent {
         }
     }
 
+    /// How it stands, for the service manager.
+    pub fn standing(&self) -> Standing {
+        let missing = self.readiness.missing();
+        let missing: Vec<&str> = missing.map(Condition::words_of_lack).collect();
+        let is_ready = missing.is_empty();
+        let mut status = match is_ready {
+            true => format!("Ready: {}", self.shared.summary()),
+            false => format!("NOT READY: {}", missing.join(", ")),
+        };
+        if let Some(cause) = self.shared.marks.iter().find_map(|marks| marks.refusal()) {
+            status.push_str(&format!("; the journal takes nothing: {}", cause.label()));
+        }
+        Standing {
+            is_ready,
+            turns: self.shards.iter().map(Shard::turns).collect(),
+            status,
+        }
+    }
+
     /// Lets go of the journals of shards that are gone, each once nobody needs it.
     fn retire_left_behind(&mut self) {
         let (data, sinks) = (&self.data, &mut self.sinks);
@@ -283,10 +308,12 @@ impl Agent {
         });
     }
 
-    /// Closes the gate, then the shards, then the sinks.
+    /// Closes the gate, unless the sockets go on in the next life; then the shards, then the sinks.
     pub async fn stop(&mut self) -> Result<(), Failure> {
         self.readiness.set(Condition::ListenersBound, false);
-        self.shared.close_gate();
+        if !self.store.is_complete() {
+            self.shared.close_gate();
+        }
         let end = Instant::now() + self.stop_timeout;
         for shard in &self.shards {
             shard.stop();

@@ -1,7 +1,7 @@
 //! The control thread: starts everything in order, watches over it, answers scrapes and requests,
 //! and stops everything in order. Tokio runs here and nowhere else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -12,6 +12,7 @@ use crate::daemon::agent::Agent;
 use crate::daemon::reload;
 use crate::daemon::request::Ask;
 use crate::daemon::signal::{Asked, Signals};
+use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
 use crate::limits;
 
@@ -23,11 +24,12 @@ const CHANGE_INTERVAL: Duration = Duration::from_millis(5);
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
     ignore_file_size_signal();
+    let store = SocketStore::from_environment();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::io("start the control thread's runtime", &error))?;
-    let outcome = runtime.block_on(live(loaded));
+    let outcome = runtime.block_on(live(loaded, store));
     // A sink that hangs in a call must not keep the process: its thread ends with it.
     runtime.shutdown_background();
     outcome
@@ -40,9 +42,10 @@ fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-async fn live(loaded: Loaded) -> Result<(), Failure> {
+async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
     let mut signals = Signals::watch()?;
-    let mut agent = Agent::start(&loaded)?;
+    let mut service = Service::from_environment();
+    let mut agent = Agent::start(&loaded, store)?;
     let (stop_admin, admin_stopped) = oneshot::channel::<()>();
     let (ask, mut asked) = mpsc::channel::<Ask>(limits::CONTROL_REQUESTS);
     let serving = tokio::spawn(admin::serve(
@@ -56,11 +59,21 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
     ));
     let logger = agent.gate_logger();
     agent.wait_until_ready().await?;
+    service.look(Instant::now(), agent.standing());
 
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let mut change = tokio::time::interval(CHANGE_INTERVAL);
     change.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told_reloading = false;
     let failure = loop {
+        // The service manager is told of a reload, however it was asked for.
+        let is_reloading = agent.is_reloading();
+        match (told_reloading, is_reloading) {
+            (false, true) => service.reloading(),
+            (true, false) => service.ready_again(),
+            _ => {}
+        }
+        told_reloading = is_reloading;
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::Stop(name) => {
@@ -81,10 +94,12 @@ async fn live(loaded: Loaded) -> Result<(), Failure> {
                     tracing::error!("{failure}");
                     break Some(failure);
                 }
+                service.look(Instant::now(), agent.standing());
             }
         }
     };
 
+    service.stopping("Stopping: what was taken is synced, acknowledged and delivered");
     let stopped = tokio::select! {
         stopped = agent.stop() => stopped,
         name = signals.stop() => {

@@ -8,8 +8,9 @@ use agent_common::frame::UDP_PAYLOAD_LEN_MAX;
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::daemon::systemd::SocketStore;
 use crate::exit::{Exit, Failure};
-use crate::gate::{Gate, GateError};
+use crate::gate::{Gate, GateError, GateKind, SocketKey};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
@@ -24,51 +25,111 @@ pub struct Bound {
     pub payload_len_max: u32,
 }
 
-/// Binds a listener on every shard. With more than one shard the kernel spreads senders over the
-/// sockets (SO_REUSEPORT, Linux 3.9).
+/// Binds a listener on every shard, or takes over the sockets that an earlier life has left. With
+/// more than one shard the kernel spreads senders over the sockets (SO_REUSEPORT, Linux 3.9).
+///
+/// All of them or none: where one cannot be had the others are closed again.
 pub fn bind(
     id: ListenerId,
     settings: &ListenerSettings,
     shards: u16,
     gate: &mut Gate,
+    store: &mut SocketStore,
 ) -> Result<Bound, Failure> {
-    let payload_len_max = match settings.protocol {
+    let mut sockets = Vec::new();
+    match bind_all(id, settings, shards, gate, store, &mut sockets) {
+        Ok(address) => {
+            for (shard, socket) in (0..).zip(&sockets) {
+                store.keep(settings, shard, socket);
+            }
+            Ok(Bound {
+                address,
+                sockets,
+                payload_len_max: payload_len_max(settings),
+            })
+        }
+        Err(failure) => {
+            close(settings, sockets, gate);
+            Err(failure)
+        }
+    }
+}
+
+/// Closes sockets; the gate forgets them.
+pub fn close(settings: &ListenerSettings, sockets: Vec<Socket>, gate: &mut Gate) {
+    for socket in sockets {
+        let key = match settings.protocol {
+            Protocol::Udp => SocketKey::of(socket.as_fd()).ok(),
+            Protocol::Tcp => None,
+        };
+        drop(socket);
+        if let Some(key) = key {
+            gate.forget(key);
+        }
+    }
+}
+
+fn payload_len_max(settings: &ListenerSettings) -> u32 {
+    match settings.protocol {
         Protocol::Udp => UDP_PAYLOAD_LEN_MAX,
         Protocol::Tcp => limits::TCP_PAYLOAD_LEN_MAX as u32,
-    };
-    if shards > 1 && settings.address.port() != 0 {
-        refuse_shared_address(settings)?;
     }
+}
+
+fn bind_all(
+    id: ListenerId,
+    settings: &ListenerSettings,
+    shards: u16,
+    gate: &mut Gate,
+    store: &mut SocketStore,
+    sockets: &mut Vec<Socket>,
+) -> Result<SocketAddr, Failure> {
+    let payload_len_max = payload_len_max(settings);
+    let held: Vec<Option<Socket>> = (0..shards)
+        .map(|shard| store.take(settings, shard))
+        .collect();
     let mut address = settings.address;
-    let mut sockets = Vec::new();
-    for _ in 0..shards {
-        let socket = open(settings, shards > 1).map_err(|error| failure(settings, &error))?;
+    match held.iter().flatten().next() {
+        // The others join it.
+        Some(first) => address = local_address(settings, first)?,
+        None if shards > 1 && address.port() != 0 => refuse_shared_address(settings)?,
+        None => {}
+    }
+    for held in held {
+        let is_held = held.is_some();
+        let socket = match held {
+            Some(socket) => take_over(settings, socket, gate.kind()),
+            None => open(settings, shards > 1),
+        }
+        .map_err(|error| failure(settings, &error))?;
+        sockets.push(socket);
+        let socket = sockets.last().expect("just pushed");
         if settings.protocol == Protocol::Udp {
             gate.guard(id, payload_len_max, socket.as_fd())
                 .map_err(|error| guard(settings, &error))?;
         }
-        socket
-            .bind(&address.into())
-            .map_err(|error| failure(settings, &error))?;
-        if settings.protocol == Protocol::Tcp {
+        if !is_held {
             socket
-                .listen(BACKLOG)
+                .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
+            if settings.protocol == Protocol::Tcp {
+                socket
+                    .listen(BACKLOG)
+                    .map_err(|error| failure(settings, &error))?;
+            }
         }
         // Port 0 is a free port, the same one for every shard.
-        let local = socket
-            .local_addr()
-            .map_err(|error| failure(settings, &error))?;
-        address = local
-            .as_socket()
-            .expect("an internet socket has an internet address");
-        sockets.push(socket);
+        address = local_address(settings, socket)?;
     }
-    Ok(Bound {
-        address,
-        sockets,
-        payload_len_max,
-    })
+    Ok(address)
+}
+
+fn local_address(settings: &ListenerSettings, socket: &Socket) -> Result<SocketAddr, Failure> {
+    let local = socket
+        .local_addr()
+        .map_err(|error| failure(settings, &error))?;
+    let address = local.as_socket();
+    Ok(address.expect("an internet socket has an internet address"))
 }
 
 /// SO_REUSEPORT would let a second agent of the same user share the address in silence: a bind
@@ -96,14 +157,40 @@ fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {
 fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
     let socket = new_socket(settings)?;
     socket.set_reuse_port(shared)?;
-    match settings.protocol {
-        Protocol::Tcp => socket.set_reuse_address(true)?,
-        Protocol::Udp => enable_gro(&socket)?,
+    if settings.protocol == Protocol::Tcp {
+        socket.set_reuse_address(true)?;
+    }
+    set_up(settings, &socket)?;
+    Ok(socket)
+}
+
+/// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
+/// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
+/// old one must go, as it would drop without a count.
+fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
+    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
+        detach_filter(&socket)?;
+    }
+    set_up(settings, &socket)?;
+    Ok(socket)
+}
+
+/// Takes the socket filter off, if there is one (ENOENT says that there is none).
+fn detach_filter(socket: &Socket) -> io::Result<()> {
+    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        detached => detached,
+    }
+}
+
+fn set_up(settings: &ListenerSettings, socket: &Socket) -> io::Result<()> {
+    if settings.protocol == Protocol::Udp {
+        enable_gro(socket)?;
     }
     if let Some(bytes) = settings.receive_buffer {
-        set_receive_buffer(&socket, settings, bytes)?;
+        set_receive_buffer(socket, settings, bytes)?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Bundles instead of single datagrams (UDP_GRO, Linux 5.0).

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::listen::Bound;
+use crate::daemon::systemd::SocketStore;
 use crate::gate::{Gate, SocketKey};
 use crate::limits::LISTENER_NAMES_MAX;
 use crate::shard::op::{ListenerId, Socket};
@@ -33,7 +34,7 @@ pub struct Known {
 
 /// Sockets that shards still run dry.
 struct Leaving {
-    name: String,
+    settings: ListenerSettings,
     bound: Bound,
     keys: Vec<SocketKey>,
     left: Vec<Done>,
@@ -153,7 +154,8 @@ impl Listeners {
             return;
         };
         let served = known.served.take();
-        let (name, protocol) = (known.settings.name.clone(), known.settings.protocol);
+        let settings = known.settings.clone();
+        let (name, protocol) = (&settings.name, settings.protocol);
         let mut keys = Vec::new();
         if protocol == Protocol::Udp {
             for socket in &bound.sockets {
@@ -175,7 +177,7 @@ impl Listeners {
                 .collect(),
         };
         self.leaving.push(Leaving {
-            name,
+            settings,
             bound,
             keys,
             left,
@@ -187,6 +189,7 @@ impl Listeners {
     pub fn tend(
         &mut self,
         gate: &mut Gate,
+        store: &mut SocketStore,
         stand_in: bool,
         shards: &[Arc<Orders>],
         refresh: impl FnOnce(&Self, &Gate),
@@ -214,9 +217,13 @@ impl Listeners {
             if !all_set(&leaving.left) {
                 return true;
             }
+            for shard in 0..leaving.bound.sockets.len() {
+                store.forget(&leaving.settings, shard as u16);
+            }
             leaving.bound.sockets.clear();
             leaving.keys.iter().for_each(|&key| gate.forget(key));
-            tracing::info!(listener = %leaving.name, address = %leaving.bound.address, "no longer listening");
+            let (listener, address) = (&leaving.settings.name, leaving.bound.address);
+            tracing::info!(%listener, %address, "no longer listening");
             false
         });
     }
@@ -235,7 +242,7 @@ impl Listeners {
             }
         });
         let leaving = self.leaving.iter().map(|leaving| {
-            let (name, address) = (&leaving.name, leaving.bound.address);
+            let (name, address) = (&leaving.settings.name, leaving.bound.address);
             format!("listeners.{name}: {address} is still run dry")
         });
         joining.chain(leaving).collect()

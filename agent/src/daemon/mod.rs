@@ -6,6 +6,9 @@
 //! reload  files read ─▶ plan ─▶ new sockets bound ─▶ shards and sinks told ─▶ what goes is run dry
 //! stop    gate closing ─▶ shards drain, sync, acknowledge ─▶ sinks deliver and seal ─▶ exit 0
 //! ```
+//!
+//! Where the service manager keeps the sockets (`systemd/store.rs`), a start takes them over instead
+//! of binding, and a stop leaves the gate open: what waits in them is the next life's.
 
 mod agent;
 mod control;
@@ -14,6 +17,7 @@ mod disk;
 mod left_behind;
 mod listen;
 mod listeners;
+mod pulse;
 pub mod recall;
 pub mod reload;
 pub mod request;
@@ -21,5 +25,6 @@ mod shards;
 mod signal;
 mod sinks;
 mod status;
+mod systemd;
 
 pub use control::run;

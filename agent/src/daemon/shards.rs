@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::daemon::pulse::Pulse;
 use crate::exit::{Exit, Failure};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
@@ -59,6 +60,7 @@ pub struct Shard {
     thread: JoinHandle<io::Result<()>>,
     waker: Waker,
     stop: Arc<AtomicBool>,
+    pulse: Pulse,
 }
 
 /// What a shard is made of; everything in it goes to its thread.
@@ -73,7 +75,9 @@ pub struct ShardPlan {
     pub listeners: Vec<ListenerPlan>,
     /// The control thread has them too.
     pub orders: Arc<Orders>,
-    pub observer: Box<dyn Observe + Send>,
+    pub observer: ShardPublisher,
+    /// Its sockets outlive the process.
+    pub sockets_kept: bool,
     pub stop_timeout: Duration,
 }
 
@@ -90,6 +94,8 @@ impl Shard {
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let thread_stop = Arc::clone(&stop);
+        let pulse = Pulse::default();
+        let observer = pulse.taken_from(plan.observer);
         let shard = plan.shard;
         let thread = thread::Builder::new()
             .name(format!("shard-{shard:02}"))
@@ -124,10 +130,11 @@ impl Shard {
                     udp_buffers: limits::UDP_BUFFERS,
                     stop: thread_stop,
                     orders: plan.orders,
-                    observer: plan.observer,
+                    observer,
                 };
                 Worker::new(ring, blocks, worker_plan)
                     .with_stop_timeout(plan.stop_timeout)
+                    .with_sockets_kept(plan.sockets_kept)
                     .run()
                     .map_err(io::Error::from)
             })
@@ -137,6 +144,7 @@ impl Shard {
                 thread,
                 waker,
                 stop,
+                pulse,
             }),
             Ok(Err(error)) => Err(Failure::new(
                 Exit::Unavailable,
@@ -156,6 +164,11 @@ impl Shard {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Its turns so far.
+    pub fn turns(&self) -> u64 {
+        self.pulse.turns()
     }
 
     pub fn is_finished(&self) -> bool {

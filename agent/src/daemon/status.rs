@@ -11,6 +11,7 @@ use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
 use crate::daemon::listeners::Listeners;
+use crate::daemon::systemd::SocketStore;
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
@@ -122,6 +123,20 @@ impl Shared {
         }
     }
 
+    /// What runs, and how far behind the sinks are, in one line.
+    pub fn summary(&self) -> String {
+        let behind: u64 = lock(&self.sinks).iter().map(SinkView::lag_records).sum();
+        format!(
+            "{} listeners on {} shards by {IO}, gate in {}; sinks {behind} records behind",
+            self.listeners().bound().count(),
+            self.marks.len(),
+            match self.gate_kind {
+                GateKind::Kernel => "the kernel",
+                GateKind::UserSpace => "user space",
+            },
+        )
+    }
+
     pub fn gate(&self) -> MutexGuard<'_, Gate> {
         lock(&self.gate)
     }
@@ -154,11 +169,11 @@ impl Shared {
     }
 
     /// Goes on with listeners that come and go.
-    pub fn tend_listeners(&self, shards: &[Arc<Orders>]) {
+    pub fn tend_listeners(&self, store: &mut SocketStore, shards: &[Arc<Orders>]) {
         let stand_in = self.gate_kind == GateKind::UserSpace;
         let mut listeners = self.listeners();
         let mut gate = self.gate();
-        listeners.tend(&mut gate, stand_in, shards, |listeners, gate| {
+        listeners.tend(&mut gate, store, stand_in, shards, |listeners, gate| {
             self.refresh_listeners(listeners, gate);
         });
     }

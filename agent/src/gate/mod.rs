@@ -11,6 +11,7 @@ mod kernel;
 pub mod log;
 pub mod object;
 pub mod policy;
+pub mod pressure;
 mod proc_drops;
 pub mod standin;
 

@@ -13,4 +13,5 @@ pub mod orders;
 pub mod peer;
 pub mod region;
 pub mod settle;
+pub mod tenant;
 pub mod worker;

@@ -17,7 +17,7 @@ use penstock::limits;
 use penstock::shard::region::Region;
 
 use super::case::Case;
-use super::{RECEIVER_CORE, core_set};
+use crate::rig::{RECEIVER_CORE, core_set};
 
 /// The agent's own (`agent/src/uring/ring.rs`).
 const SUBMISSIONS: u32 = 1024;

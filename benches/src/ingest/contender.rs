@@ -1,22 +1,19 @@
 //! One measurement of one contender.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde::Serialize;
 
-use super::agent::{Agent, Plan};
 use super::bare::Bare;
 use super::case::{Case, Contender};
-use super::generator::{Load, Sent};
-use super::process;
-use super::samples::Samples;
+use crate::rig::agent::{Agent, Plan};
+use crate::rig::drain::drain;
+use crate::rig::generator::{Generator, Sent};
+use crate::rig::process;
 
-/// What is queued in a UDP socket after the last send is taken within milliseconds; the wait is
-/// over when nothing has moved for this long.
-const DRAIN_QUIET: Duration = Duration::from_millis(200);
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a sink that catches up is looked at.
 const CATCH_UP_POLL: Duration = Duration::from_millis(50);
 /// Fewer commits than this (each is 64 MiB of journal) say nothing of a rate.
@@ -124,6 +121,17 @@ impl Measurement {
 }
 
 impl Stage {
+    /// The agent's configuration, but for where it lives.
+    fn tables(&self, sink: bool) -> String {
+        format!(
+            "[journal]\nmax_size = \"{}MiB\"\nmin_free = \"1GiB\"\n\
+             [listeners.udp]\naddress = \"udp://127.0.0.1:0\"\n\
+             [listeners.tcp]\naddress = \"tcp://127.0.0.1:0\"\n\
+             [sinks.files]\ntype = \"file\"\nenabled = {sink}\n",
+            self.journal_max >> 20,
+        )
+    }
+
     /// `catch_up`: afterwards the sink alone is timed.
     pub fn measure(
         &self,
@@ -144,15 +152,17 @@ impl Stage {
         to: std::net::SocketAddr,
         acknowledge: bool,
     ) -> anyhow::Result<Sent> {
-        let load = Load {
-            binary: &self.binary,
-            case,
-            to,
-            time: self.load_time,
-            acknowledge,
-            lines: self.lines.as_deref(),
-        };
-        load.run()
+        let scheme = case.listener();
+        let mut arguments: Vec<OsString> = case.load_arguments().iter().map(Into::into).collect();
+        arguments.push("--rate=max".into());
+        arguments.push(format!("--for={}ms", self.load_time.as_millis()).into());
+        if !acknowledge && !case.is_udp() {
+            arguments.push("--no-ack".into());
+        }
+        if let Some(lines) = &self.lines {
+            arguments.extend(["--lines".into(), lines.into()]);
+        }
+        Generator::start(&self.binary, (scheme, to), arguments)?.finish()
     }
 
     fn bare(&self, case: Case) -> anyhow::Result<Measurement> {
@@ -188,8 +198,7 @@ impl Stage {
         let mut plan = Plan {
             binary: &self.binary,
             folder: folder.path(),
-            sink,
-            journal_max: self.journal_max,
+            tables: self.tables(sink),
         };
         let agent = Agent::start(&plan)?;
         let listener = case.listener();
@@ -247,7 +256,7 @@ impl Stage {
         let catch_up = match catch_up {
             true => {
                 agent.stop()?;
-                plan.sink = true;
+                plan.tables = self.tables(true);
                 self.catch_up(&plan)?
             }
             false => None,
@@ -308,25 +317,6 @@ struct Seen {
     records: u64,
     cpu: f64,
     at: Instant,
-}
-
-/// Waits until no datagram has moved for a while.
-fn drain(agent: &Agent, labels: &[&str]) -> anyhow::Result<()> {
-    let settled = |samples: &Samples| -> anyhow::Result<u64> {
-        Ok(samples.sum("penstock_received_datagrams_total", labels)?
-            + samples.sum("penstock_kernel_drops_total", labels)?)
-    };
-    let began = Instant::now();
-    let mut before = settled(&agent.samples()?)?;
-    while began.elapsed() < DRAIN_TIME_MAX {
-        std::thread::sleep(DRAIN_QUIET);
-        let now = settled(&agent.samples()?)?;
-        if now == before {
-            return Ok(());
-        }
-        before = now;
-    }
-    anyhow::bail!("datagrams still move {DRAIN_TIME_MAX:?} after the last one was sent")
 }
 
 fn udp_books(

@@ -1,41 +1,30 @@
-//! The end-to-end benchmark, in the order in which a run meets its parts: `options`, `host` (what
-//! it runs on), `case` (what is sent to whom), `contender` (one measurement; over `generator`,
-//! `bare` and `agent`), `figures` (medians and spreads), `report`.
+//! The end-to-end benchmark, in the order in which a run meets its parts: `options`, `case` (what is sent to whom), `contender` (one measurement), `bare` (the
+//! receiver that only counts), `figures`, `report`. What it shares with others is `rig`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::Context;
 
-mod agent;
+use crate::rig::host::Host;
+use crate::rig::target_folder;
+
 mod bare;
 mod case;
 mod contender;
-mod core_set;
 mod figures;
-mod generator;
-mod host;
-mod http;
 mod options;
-mod process;
 mod report;
-mod samples;
 
 use case::{CASES, CONTENDERS, Case, Contender};
 use contender::Stage;
 use figures::Figures;
-use host::Host;
 pub use options::Options;
 use report::Report;
-
-/// The core of the contenders, and the one of the generator.
-const RECEIVER_CORE: usize = 0;
-const GENERATOR_CORE: usize = 1;
 
 /// Everything, in rounds: each round measures every contender of every case once, so that what
 /// drifts on the machine meets all of them alike.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let binary = options.binary()?;
+    let binary = crate::rig::binary()?;
     let out = target_folder().join("bench").join("ingest");
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     // On the disk that holds target/: a journal in memory would measure another thing.
@@ -84,11 +73,4 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("{}", report.markdown());
     println!("Written to {}", out.display());
     report.verdict()
-}
-
-/// Where cargo builds: next to the running benchmark (target/release/deps/ingest-…).
-fn target_folder() -> PathBuf {
-    let here = std::env::current_exe().ok();
-    let folder = here.and_then(|path| path.ancestors().nth(3).map(PathBuf::from));
-    folder.unwrap_or_else(|| PathBuf::from("target"))
 }

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
-
 use super::case::Case;
-use super::target_folder;
 
 /// The end-to-end benchmark: `penstock load` on one core, the agent on another.
 #[derive(Debug, clap::Parser)]
@@ -49,21 +46,5 @@ impl Options {
         let label = case.label().to_lowercase();
         let only = self.only.as_ref();
         only.is_none_or(|text| label.contains(&text.to_lowercase()))
-    }
-
-    /// `PENSTOCK_BIN`, else the release build beside this benchmark.
-    pub fn binary(&self) -> anyhow::Result<PathBuf> {
-        let path = match std::env::var_os("PENSTOCK_BIN") {
-            Some(path) => PathBuf::from(path),
-            None => target_folder().join("release").join("penstock"),
-        };
-        if !path.is_file() {
-            bail!(
-                "{} is missing: build it with `cargo xtask build-ebpf` and `cargo build --release \
-                 -p penstock`, or name one in PENSTOCK_BIN",
-                path.display()
-            );
-        }
-        Ok(path)
     }
 }

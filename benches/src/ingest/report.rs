@@ -10,9 +10,9 @@ use serde_json::json;
 use super::case::{CASES, CONTENDERS, Case, Contender};
 use super::contender::{CatchUp, Measurement};
 use super::figures::Figures;
-use super::host::Host;
 use super::options::Options;
-use super::{GENERATOR_CORE, RECEIVER_CORE};
+use crate::rig::host::Host;
+use crate::rig::{GENERATOR_CORE, RECEIVER_CORE};
 
 const MIB: f64 = (1 << 20) as f64;
 

@@ -123,13 +123,18 @@ impl Agent {
 
     /// Where a lane's producer sends to: the agent chose the port.
     pub fn url(&self, lane: &Lane) -> anyhow::Result<String> {
-        let address = bound_address(&self.status, lane.name).with_context(|| {
-            format!(
-                "no address of {} in /api/v1/status: {}",
-                lane.name, self.status
-            )
-        })?;
+        let address = self.address(lane.name)?;
         Ok(format!("{}://{address}", lane.protocol.label()))
+    }
+
+    /// Where a listener is bound.
+    pub fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
+        bound_address(&self.status, listener).with_context(|| {
+            format!(
+                "no address of {listener} in /api/v1/status: {}",
+                self.status
+            )
+        })
     }
 
     pub fn metrics(&self) -> anyhow::Result<Metrics> {

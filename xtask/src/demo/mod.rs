@@ -10,6 +10,8 @@
 //! 6. Read the files back with fastavro, which knows nothing of us, and count records per lane.
 //! 7. Lay the three books side by side: what the producers say, what the agent says, what the files
 //!    hold. Only where they agree for every lane is every record accounted for.
+//! 8. Flood an agent, its gate off and then on, beside a sender that must lose nothing.
+//! 9. Kill an agent twice while numbered lines come in, and find each line once in the files.
 //!
 //! Everything is written under target/demo, which is emptied first.
 
@@ -32,6 +34,7 @@ mod account;
 mod agent;
 mod crash;
 mod files;
+mod flood;
 mod http;
 mod lane;
 mod logs;
@@ -130,6 +133,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     println!("Every record accounted for.\n");
 
+    if has_gate && process::is_root() {
+        flood::act(&binary, &folder.join("flood"))?;
+    } else {
+        println!("==> no flood: without the gate in the kernel there is nothing to compare\n");
+    }
     crash::act(&binary, &folder.join("crash"), &python)?;
     files::how_to_open(&python, &binary, &records, &stored);
     Ok(())

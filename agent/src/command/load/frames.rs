@@ -9,7 +9,6 @@ use super::hostile;
 use super::pacing::Pace;
 use super::plan::Plan;
 use super::templates::{Template, Templates};
-use crate::config::settings::Protocol;
 
 /// A frame that is due.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +25,8 @@ pub struct Frames {
     forged: Vec<(Reason, usize)>,
     hostile_kinds: Vec<Reason>,
     hostile_drawn: usize,
+    /// Nothing else is drawn: each takes a good one's place in the schedule.
+    all_hostile: bool,
     /// Hostile frames per good one, and how many are due.
     hostile_share: f64,
     hostile_owed: f64,
@@ -34,10 +35,10 @@ pub struct Frames {
 
 impl Frames {
     pub fn new(plan: &Plan, mut templates: Templates) -> Self {
-        let hostile_kinds = match plan.target.protocol {
-            Protocol::Tcp => [&hostile::IN_STREAM[..], &hostile::LAST_OF_STREAM[..]].concat(),
-            Protocol::Udp => hostile::DATAGRAM.to_vec(),
-        };
+        let mut hostile_kinds = hostile::kinds(plan.target.protocol);
+        if !plan.hostile_reasons.is_empty() {
+            hostile_kinds.retain(|reason| plan.hostile_reasons.contains(reason));
+        }
         let good = templates.all[0].header;
         let mut forged = Vec::new();
         for &reason in &hostile_kinds {
@@ -62,6 +63,7 @@ impl Frames {
             forged,
             hostile_kinds,
             hostile_drawn: 0,
+            all_hostile: percent == 100.0,
             hostile_share: percent / (100.0 - percent),
             hostile_owed: 0.0,
             drawn: 0,
@@ -72,8 +74,12 @@ impl Frames {
     #[inline]
     pub fn draw(&mut self, pace: &mut Pace, now_ns: u64, prefer: Option<usize>) -> Option<Drawn> {
         let (records_max, intended_ns) = pace.due(now_ns)?;
-        if self.hostile_owed >= 1.0 {
-            self.hostile_owed -= 1.0;
+        if self.hostile_owed >= 1.0 || self.all_hostile {
+            if self.all_hostile {
+                pace.begin(1);
+            } else {
+                self.hostile_owed -= 1.0;
+            }
             let reason = self.hostile_kinds[self.hostile_drawn % self.hostile_kinds.len()];
             self.hostile_drawn += 1;
             return Some(self.forge(reason, prefer, intended_ns));

@@ -11,6 +11,8 @@ use penstock_proto::checksum::crc32c;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 
+use crate::config::settings::Protocol;
+
 /// After these the stream's next frame can still be found.
 pub const IN_STREAM: [Reason; 18] = [
     Reason::UnknownEncoding,
@@ -66,6 +68,14 @@ pub const DATAGRAM: [Reason; 22] = [
     Reason::UnknownDictionary,
     Reason::BadSequence,
 ];
+
+/// The reasons that frames of a protocol can be made to earn.
+pub fn kinds(protocol: Protocol) -> Vec<Reason> {
+    match protocol {
+        Protocol::Tcp => [&IN_STREAM[..], &LAST_OF_STREAM[..]].concat(),
+        Protocol::Udp => DATAGRAM.to_vec(),
+    }
+}
 
 /// A header that earns `reason`, made from one that is right. Its checksum is right unless that is
 /// the reason.

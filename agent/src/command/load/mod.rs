@@ -10,6 +10,7 @@ use crate::config::settings::Protocol;
 use crate::exit::{Exit, Failure};
 
 mod frames;
+mod from;
 mod hostile;
 mod kernel;
 mod latency;

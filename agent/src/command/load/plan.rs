@@ -9,7 +9,10 @@ use clap::ValueEnum;
 use penstock_client::datagram::{PAYLOAD_LEN_IPV4, PAYLOAD_LEN_IPV6};
 use penstock_proto::avro::SchemaVersion;
 use penstock_proto::encoding::Encoding;
+use penstock_proto::reason::Reason;
 
+use super::from::Sources;
+use super::hostile;
 use crate::command::target::{self, ReportForm, Target};
 use crate::config::settings::Protocol;
 use crate::exit::{Exit, Failure};
@@ -76,6 +79,12 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=CONNECTIONS_MAX as i64))]
     pub sources: u16,
+    /// Send from this address, or from those of ADDRESS/LEN in turn; the host must have them
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Option<Sources>,
+    /// Priority of all frames: critical, high, normal or background
+    #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = priority)]
+    pub priority: u8,
     /// Seed of the generated lines
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -88,9 +97,13 @@ pub struct Arguments {
     /// Have the kernel cut one send into many equal datagrams (UDP)
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "on|off")]
     pub gso: Switch,
-    /// Add malformed frames of every kind: so many percent of all frames, 0 to 90
+    /// Add malformed frames of every kind: so many percent of all frames; 100: nothing else
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     pub hostile: f64,
+    /// Only malformed frames that earn these reasons, such as bad_magic,truncated
+    #[arg(long, value_name = "REASON", value_delimiter = ',', requires = "hostile",
+          value_parser = hostile_reason)]
+    pub hostile_reasons: Vec<Reason>,
     /// Do not ask for acknowledgements (TCP)
     #[arg(long)]
     pub no_ack: bool,
@@ -127,6 +140,28 @@ fn rate(word: &str) -> Result<Rate, String> {
     }
 }
 
+/// The names of the frame's field, in the order of its numbers.
+fn priority(word: &str) -> Result<u8, String> {
+    const WORDS: [&str; 4] = ["critical", "high", "normal", "background"];
+    let number = WORDS.iter().position(|&known| known == word);
+    number
+        .map(|number| number as u8)
+        .ok_or_else(|| format!("expected one of {}", WORDS.join(", ")))
+}
+
+fn hostile_reason(word: &str) -> Result<Reason, String> {
+    let known = [
+        &hostile::IN_STREAM[..],
+        &hostile::LAST_OF_STREAM,
+        &hostile::DATAGRAM,
+    ];
+    let mut known = known.into_iter().flatten();
+    known
+        .find(|reason| reason.label() == word)
+        .copied()
+        .ok_or_else(|| "no frame is made to earn this reason".to_owned())
+}
+
 /// A run, checked.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -142,11 +177,16 @@ pub struct Plan {
     pub records: Option<u64>,
     /// Connections or sources.
     pub lanes: usize,
+    /// `None`: what the kernel chooses.
+    pub from: Option<Sources>,
+    pub priority: u8,
     pub seed: u64,
     pub lines: Vec<PathBuf>,
     pub payload_len_max: usize,
     pub gso: bool,
     pub hostile_percent: f64,
+    /// Empty: every kind there is.
+    pub hostile_reasons: Vec<Reason>,
     pub acknowledge: bool,
     pub cpu: Option<usize>,
 }
@@ -171,8 +211,27 @@ impl Plan {
                 "--payload-max: at most {payload_len_limit} over this protocol"
             )));
         }
-        if !(0.0..=90.0).contains(&arguments.hostile) {
-            return Err(usage("--hostile: from 0 to 90 percent".into()));
+        if !(0.0..=100.0).contains(&arguments.hostile) {
+            return Err(usage("--hostile: from 0 to 100 percent".into()));
+        }
+        if arguments.hostile == 100.0 && arguments.to.protocol == Protocol::Tcp {
+            return Err(usage("--hostile 100: over UDP only".into()));
+        }
+        if let Some(from) = arguments.from
+            && from.is_ipv4() != address.is_ipv4()
+        {
+            return Err(usage(format!("--from: {address} is of the other family")));
+        }
+        let kinds = hostile::kinds(arguments.to.protocol);
+        if let Some(foreign) = arguments
+            .hostile_reasons
+            .iter()
+            .find(|r| !kinds.contains(r))
+        {
+            let reason = foreign.label();
+            return Err(usage(format!(
+                "--hostile-reasons: {reason} is not of this protocol"
+            )));
         }
         let time_default = match arguments.records {
             Some(_) => TIME_MAX_WITH_RECORDS,
@@ -193,11 +252,14 @@ impl Plan {
             records: arguments.records,
             // Of the two at most one was given; the other is 1.
             lanes: arguments.connections.max(arguments.sources).into(),
+            from: arguments.from,
+            priority: arguments.priority,
             seed: arguments.seed,
             lines: arguments.lines.clone(),
             payload_len_max,
             gso: arguments.gso == Switch::On,
             hostile_percent: arguments.hostile,
+            hostile_reasons: arguments.hostile_reasons.clone(),
             acknowledge: arguments.to.protocol == Protocol::Tcp && !arguments.no_ack,
             cpu: arguments.cpu,
         })

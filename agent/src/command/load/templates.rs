@@ -105,7 +105,9 @@ impl Templates {
         }
         // What the compression says of itself is set anew.
         let flags = whole.header.flags & !FLAG_ZSTD;
-        self.all.push(template(&mut batch, flags, records));
+        let priority = whole.header.priority;
+        self.all
+            .push(template(&mut batch, flags, priority, records));
         self.all.len() - 1
     }
 
@@ -127,6 +129,7 @@ struct Filling {
     batch_records_max: u32,
     payload_len_max: usize,
     flags: u8,
+    priority: u8,
     /// What all records share.
     blank: LogRecord,
 }
@@ -141,6 +144,7 @@ impl Filling {
             records: Vec::new(),
             batch_records_max: plan.batch_records,
             payload_len_max: plan.payload_len_max,
+            priority: plan.priority,
             flags: if plan.acknowledge {
                 FLAG_ACKNOWLEDGE
             } else {
@@ -202,21 +206,21 @@ impl Filling {
             return;
         }
         let records = std::mem::take(&mut self.records);
-        let template = template(&mut self.batch, self.flags, records);
+        let template = template(&mut self.batch, self.flags, self.priority, records);
         self.bytes += template.payload.len();
         self.done.push(template);
         self.batch.clear();
     }
 }
 
-fn template(batch: &mut Batch, flags: u8, records: Vec<LogRecord>) -> Template {
+fn template(batch: &mut Batch, flags: u8, priority: u8, records: Vec<LogRecord>) -> Template {
     let (encoding, count) = (batch.encoding() as u8, batch.records());
     let (payload, zstd_flag) = batch.sealed_payload();
     Template {
         header: FrameHeader {
             encoding,
             flags: flags | zstd_flag,
-            priority: 2,
+            priority,
             payload_len: payload.len() as u32,
             records: count,
             producer: 0,

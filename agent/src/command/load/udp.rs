@@ -65,8 +65,8 @@ impl Bundle {
 /// Runs the load; the books and the nanoseconds that it took.
 pub fn run(plan: &Plan, frames: &mut Frames) -> Result<(Books, u64), Failure> {
     let mut sources = Vec::with_capacity(plan.lanes);
-    for _ in 0..plan.lanes {
-        sources.push((open(plan)?, Window::new()));
+    for lane in 0..plan.lanes {
+        sources.push((open(plan, lane)?, Window::new()));
     }
     let mut books = Books::default();
     let mut pace = Pace::start(plan.records_per_second, plan.records, plan.time);
@@ -190,12 +190,14 @@ fn account(frames: &Frames, bundle: &Bundle, books: &mut Books) {
     }
 }
 
-fn open(plan: &Plan) -> Result<UdpSocket, Failure> {
+fn open(plan: &Plan, lane: usize) -> Result<UdpSocket, Failure> {
     let any: SocketAddr = match plan.address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let socket = UdpSocket::bind(any).map_err(|error| Failure::io("bind a UDP socket", &error))?;
+    let from = plan.from.map_or(any, |from| from.of_lane(lane));
+    let socket = UdpSocket::bind(from)
+        .map_err(|error| Failure::io(format!("bind a UDP socket to {}", from.ip()), &error))?;
     let connected = socket
         .connect(plan.address)
         .and_then(|()| socket.set_write_timeout(Some(SEND_TIME_MAX)))

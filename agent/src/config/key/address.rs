@@ -36,7 +36,7 @@ pub(super) fn parse_listener_address(leaf: &Leaf) -> Result<(Protocol, SocketAdd
 pub(super) fn parse_forward_targets(leaf: &Leaf) -> Result<Vec<String>, Wrong> {
     const HELP: &str = "write as in [\"tcp://logs.example:4600\"]";
     let texts = match leaf {
-        Leaf::List(texts) => texts.clone(),
+        Leaf::List(items) => items.iter().map(|item| item.text.clone()).collect(),
         _ => vec![text(leaf, "tcp://logs.example:4600")?.to_owned()],
     };
     if texts.is_empty() || texts.len() > FORWARD_TARGETS_MAX {

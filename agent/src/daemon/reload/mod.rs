@@ -113,6 +113,10 @@ impl Agent {
         self.advance_reload();
     }
 
+    pub fn is_reloading(&self) -> bool {
+        self.reloads.now.is_some()
+    }
+
     /// Whether `tend` has something to look at soon.
     pub fn is_changing(&self) -> bool {
         self.reloads.now.is_some() || !self.unfinished().is_empty()
@@ -120,7 +124,7 @@ impl Agent {
 
     /// Goes on with what was begun.
     pub fn tend(&mut self) {
-        self.shared.tend_listeners(&self.orders);
+        self.shared.tend_listeners(&mut self.store, &self.orders);
         if self.sinks.tend() {
             self.shared.show_sinks(self.sinks.views());
         }
@@ -287,7 +291,7 @@ impl Agent {
     }
 
     fn tend_changes(&mut self) {
-        self.shared.tend_listeners(&self.orders);
+        self.shared.tend_listeners(&mut self.store, &self.orders);
         self.sinks.tend();
         self.shared.show_sinks(self.sinks.views());
     }

@@ -1,14 +1,15 @@
 //! What of a reload can fail, done before anything is changed; and the listeners, whose sockets come
 //! of it.
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::plan::{Change, Plan};
-use crate::config::settings::{ListenerSettings, Protocol};
+use crate::config::settings::ListenerSettings;
 use crate::daemon::agent::Agent;
 use crate::daemon::listen::{self, Bound};
+use crate::daemon::systemd::SocketStore;
 use crate::exit::{Exit, Failure};
-use crate::gate::{Gate, GateKind, SocketKey};
+use crate::gate::{Gate, GateKind};
 use crate::limits::{LISTENER_NAMES_MAX, SINK_NAMES_MAX};
 use crate::shard::op::ListenerId;
 
@@ -20,24 +21,18 @@ pub struct Prepared {
 
 impl Prepared {
     /// Closes them: as if they had not been.
-    fn undo(self, gate: &mut Gate) {
+    fn undo(self, gate: &mut Gate, store: &mut SocketStore) {
         for (_, settings, bound) in self.listeners {
-            for socket in bound.sockets {
-                let key = match settings.protocol {
-                    Protocol::Udp => SocketKey::of(socket.as_fd()).ok(),
-                    Protocol::Tcp => None,
-                };
-                drop(socket);
-                if let Some(key) = key {
-                    gate.forget(key);
-                }
+            for shard in 0..bound.sockets.len() {
+                store.forget(&settings, shard as u16);
             }
+            listen::close(&settings, bound.sockets, gate);
         }
     }
 }
 
 impl Agent {
-    pub(super) fn prepare(&self, plan: &Plan) -> Result<Prepared, Failure> {
+    pub(super) fn prepare(&mut self, plan: &Plan) -> Result<Prepared, Failure> {
         let shards = self.orders.len() as u16;
         let added = plan.changes.iter().filter_map(|change| match change {
             Change::AddSink(sink) => Some(sink),
@@ -53,8 +48,8 @@ impl Agent {
                 ),
             ));
         }
-        let listeners = self.shared.listeners();
-        let mut gate = self.shared.gate();
+        let shared = Arc::clone(&self.shared);
+        let (listeners, mut gate) = (shared.listeners(), shared.gate());
         let mut prepared = Prepared::default();
         let mut new_names: Vec<&str> = Vec::new();
         for change in &plan.changes {
@@ -70,7 +65,8 @@ impl Agent {
                          started, the most that a journal segment holds: restart it"
                     ),
                 )),
-                Some(id) => listen::bind(id, wanted, shards, &mut gate).map(|bound| (id, bound)),
+                Some(id) => listen::bind(id, wanted, shards, &mut gate, &mut self.store)
+                        .map(|bound| (id, bound)),
             };
             match bound {
                 Ok((id, bound)) => {
@@ -80,7 +76,7 @@ impl Agent {
                     prepared.listeners.push((id, wanted.clone(), bound));
                 }
                 Err(failure) => {
-                    prepared.undo(&mut gate);
+                    prepared.undo(&mut gate, &mut self.store);
                     return Err(failure);
                 }
             }

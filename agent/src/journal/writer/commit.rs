@@ -74,6 +74,12 @@ pub(super) struct Syncing {
     since_ns: u64,
 }
 
+impl Syncing {
+    pub fn age_ns(&self, now: Now) -> u64 {
+        now.monotonic_ns.saturating_sub(self.since_ns)
+    }
+}
+
 impl Writer {
     /// Sends a sealed block, or a header page, on its way to the disk.
     pub(super) fn write(
@@ -244,7 +250,7 @@ impl Writer {
             durable: true,
             written: false,
             oldest_ns,
-            sync_ns: Some(now.monotonic_ns.saturating_sub(syncing.since_ns)),
+            sync_ns: Some(syncing.age_ns(now)),
             lost: None,
         }
     }

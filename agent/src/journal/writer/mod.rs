@@ -19,6 +19,7 @@
 
 mod commit;
 mod live;
+mod load;
 mod plan;
 mod removal;
 mod segment;
@@ -43,6 +44,7 @@ use crate::shard::buffer::{BlockPool, OpenBlock};
 use crate::shard::counters::{Refusal, SegmentCall};
 use crate::shard::op::{Now, Op};
 
+pub use self::load::{Lag, Load};
 pub use self::plan::{ExistingSegment, JournalPlan, JournalStart, Room, Settled, Ticket};
 
 /// The block that is being filled. Its position is `accepted`, the end of what was sealed.
@@ -95,6 +97,8 @@ pub struct Writer {
     /// Everything before it has been written.
     written: u64,
     durable: u64,
+    /// Every sink has what lies before it, as far as was seen at the last tick; or it was given up.
+    delivered: u64,
     /// Records before `accepted` and before `durable`.
     records_accepted: u64,
     records_durable: u64,
@@ -156,6 +160,7 @@ impl Writer {
             accepted: start.position,
             written: start.position,
             durable: start.position,
+            delivered: 0,
             records_accepted: start.records,
             records_durable: start.records,
             bytes: start.existing.iter().map(|segment| segment.bytes).sum(),
@@ -356,6 +361,7 @@ impl Writer {
     /// Time has passed: a block that has waited long enough is sealed, the next segment is turned
     /// to, one that will be needed is made, one that every sink has behind it is removed.
     pub fn tick(&mut self, now: Now) {
+        self.look_at_sinks();
         if self
             .commit_deadline_ns()
             .is_some_and(|deadline| deadline <= now.monotonic_ns)

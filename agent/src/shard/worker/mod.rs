@@ -91,6 +91,8 @@ pub struct Worker<K> {
     now: Now,
     life: Life,
     stop_ns: u64,
+    /// Another process goes on with the sockets: at a stop, what comes late is that one's.
+    sockets_kept: bool,
 
     listeners: Vec<Listener>,
     peers: PeerTable,
@@ -149,6 +151,7 @@ impl<K: Kernel> Worker<K> {
             life: Life::Running,
             stop_ns: stop::stop_ns(STOP_TIMEOUT_DEFAULT),
             listeners: listeners.map(Listener::new).collect(),
+            sockets_kept: false,
             peers: PeerTable::new(plan.connections_max),
             gaps: SequenceGaps::default(),
             intake: Intake {
@@ -182,6 +185,14 @@ impl<K: Kernel> Worker<K> {
     pub fn with_stop_timeout(self, stop_timeout: Duration) -> Self {
         Self {
             stop_ns: stop::stop_ns(stop_timeout),
+            ..self
+        }
+    }
+
+    /// Whether the listeners' sockets outlive this process.
+    pub fn with_sockets_kept(self, sockets_kept: bool) -> Self {
+        Self {
+            sockets_kept,
             ..self
         }
     }

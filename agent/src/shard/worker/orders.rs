@@ -11,7 +11,7 @@
 //! id, and the header says what that means. A `Listen` that comes while the listener is leaving is
 //! kept until it has left.
 
-use super::stop::{DRAIN_QUIET_NS, DRAIN_STAND_IN_NS, Life};
+use super::stop::{DRAIN_QUIET_NS, DRAIN_OPEN_NS, Life};
 use super::{Held, ListenerPlan, Worker};
 use crate::config::settings::Protocol;
 use crate::shard::counters::{CloseReason, ListenerCounters};
@@ -160,7 +160,7 @@ impl<K: Kernel> Worker<K> {
                         Protocol::Udp => {
                             let quiet = now_ns.saturating_sub(quiet_since) >= DRAIN_QUIET_NS;
                             let enough = listener.plan.stand_in
-                                && now_ns.saturating_sub(*since_ns) >= DRAIN_STAND_IN_NS;
+                                && now_ns.saturating_sub(*since_ns) >= DRAIN_OPEN_NS;
                             // Without a receive in the kernel, quiet means nothing.
                             (quiet && listener.armed) || enough || listener.cancelling
                         }

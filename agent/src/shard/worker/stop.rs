@@ -10,9 +10,10 @@ use crate::shard::op::{Kernel, ListenerId, Op, PeerId};
 /// At a stop, a UDP socket counts as drained when nothing has come for this long, with buffers
 /// free: the kernel delivers what is queued within one wake-up.
 pub(super) const DRAIN_QUIET_NS: u64 = 20_000_000;
-/// Where the gate is not in the kernel, nothing keeps datagrams from coming while the queue is
-/// drained, and a steady sender never lets it be quiet: it is drained for this long at the most.
-pub(super) const DRAIN_STAND_IN_NS: u64 = 200_000_000;
+/// Where the gate is not in the kernel, or stays open because the sockets go on in the next life,
+/// nothing keeps datagrams from coming while the queue is drained, and a steady sender never lets it
+/// be quiet: it is drained for this long at the most.
+pub(super) const DRAIN_OPEN_NS: u64 = 200_000_000;
 /// At a stop, the longest time given to UDP queues to run dry, to the disk and to peers that take
 /// their acknowledgements; then the shard ends all the same and says so.
 /// Half of `stop_timeout`, less where it is long: these are waits for a disk and for peers, which an
@@ -62,7 +63,8 @@ impl<K: Kernel> Worker<K> {
                 self.cancel_listeners(Protocol::Tcp);
                 let quiet = now_ns.saturating_sub(self.last_bundle_ns) >= DRAIN_QUIET_NS;
                 let stand_in = self.listeners.iter().any(|listener| listener.plan.stand_in);
-                let enough = stand_in && now_ns.saturating_sub(since_ns) >= DRAIN_STAND_IN_NS;
+                let open = stand_in || self.sockets_kept;
+                let enough = open && now_ns.saturating_sub(since_ns) >= DRAIN_OPEN_NS;
                 let drained = (quiet || enough) && self.held.is_empty();
                 if !drained && !late(since_ns) {
                     return;

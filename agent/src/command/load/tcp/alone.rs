@@ -59,7 +59,7 @@ impl Run<'_> {
             return false;
         }
         self.alone_next_ns = now_ns + LAST_OF_STREAM_GAP_NS;
-        let Ok(stream) = open(self.address) else {
+        let Ok(stream) = open(self.address, None) else {
             return false;
         };
         let mut bytes = self

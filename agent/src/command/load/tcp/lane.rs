@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use agent_common::frame::FRAME_HEADER_LEN;
 use penstock_proto::reason::Reason;
@@ -59,8 +59,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn connect(plan: &Plan) -> Result<Self, Failure> {
-        let stream = open(plan.address).map_err(|error| {
+    pub(super) fn connect(plan: &Plan, from: Option<SocketAddr>) -> Result<Self, Failure> {
+        let stream = open(plan.address, from).map_err(|error| {
             let message = format!("connect to {}: {error}", plan.target);
             Failure::new(Exit::Unavailable, message)
         })?;

@@ -8,6 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use super::DRAIN_TIME_MAX;
 use super::frames::Frames;
 use super::kernel::{Waiting, wait};
@@ -23,8 +25,9 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Runs the load; the books and the nanoseconds that it took.
 pub fn run(plan: &Plan, frames: &mut Frames) -> Result<(Books, u64), Failure> {
     let mut lanes = Vec::with_capacity(plan.lanes);
-    for _ in 0..plan.lanes {
-        lanes.push(Lane::connect(plan)?);
+    for lane in 0..plan.lanes {
+        let from = plan.from.map(|from| from.of_lane(lane));
+        lanes.push(Lane::connect(plan, from)?);
     }
     let mut run = Run {
         frames,
@@ -122,11 +125,16 @@ impl Run<'_> {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpStream> {
+fn open(address: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
     let until = Instant::now() + CONNECT_TIME_MAX;
     loop {
-        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
-            Ok(stream) => {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if let Some(from) = from {
+            socket.bind(&from.into())?;
+        }
+        match socket.connect_timeout(&address.into(), CONNECT_TIME_MAX) {
+            Ok(()) => {
+                let stream = TcpStream::from(socket);
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 return Ok(stream);

@@ -24,8 +24,8 @@ pub struct Plan<'a> {
     pub binary: &'a Path,
     /// Kept from one start to the next.
     pub folder: &'a Path,
-    pub sink: bool,
-    pub journal_max: u64,
+    /// Everything but the data folder, the shards and the admin address.
+    pub tables: String,
 }
 
 pub struct Agent {
@@ -134,17 +134,10 @@ impl Drop for Agent {
 }
 
 fn configuration(plan: &Plan<'_>, admin: SocketAddr) -> String {
-    let data = plan.folder.join("data");
+    let (data, tables) = (plan.folder.join("data"), &plan.tables);
     format!(
-        "data_dir = \"{}\"\nshards = 1\n\
-         [admin]\naddress = \"{admin}\"\n\
-         [journal]\nmax_size = \"{}MiB\"\nmin_free = \"1GiB\"\n\
-         [listeners.udp]\naddress = \"udp://127.0.0.1:0\"\n\
-         [listeners.tcp]\naddress = \"tcp://127.0.0.1:0\"\n\
-         [sinks.files]\ntype = \"file\"\nenabled = {}\n",
+        "data_dir = \"{}\"\nshards = 1\n[admin]\naddress = \"{admin}\"\n{tables}",
         data.display(),
-        plan.journal_max >> 20,
-        plan.sink,
     )
 }
 
