@@ -9,6 +9,9 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
 
+/// An answer of the control socket, in bytes, as a client reads it.
+pub const CONTROL_ANSWER_LEN_MAX: usize = 4 << 20;
+
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
 pub const TCP_PAYLOAD_LEN_MAX: usize = 1 << 20;
 /// The longest frame there is.

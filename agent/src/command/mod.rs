@@ -6,12 +6,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
+mod ask;
 mod cat;
 mod check;
 mod config;
 mod generate;
 mod journal;
 mod load;
+mod reload;
 mod run;
 mod schema;
 mod send;
@@ -31,6 +33,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Reload(reload::Arguments),
     Check(check::Arguments),
     Config(config::Arguments),
     Send(send::Arguments),
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command_line.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Send(arguments) => send::run(arguments),

@@ -131,6 +131,18 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     Ok(Loaded { settings, files })
 }
 
+/// Where the control socket of the agent is that runs by a file which is wrong by now; `None` where the
+/// file is no TOML, or the mistakes are in what says so.
+pub fn socket_despite_mistakes(path: Option<&Path>) -> Option<PathBuf> {
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    let files = document::files(path).ok()?;
+    let sources = files.into_iter().map(|path| {
+        let text = read_file(&path).ok()?;
+        Some(Source { path, text })
+    });
+    read::admin_socket(Document::parse(sources.collect::<Option<_>>()?))
+}
+
 /// The settings in a text that stands in no file; `name` stands for one in mistakes.
 pub fn parse(name: &str, text: &str) -> Result<Settings, Mistakes> {
     let source = Source {
