@@ -134,18 +134,102 @@ mod tests {
         let none = Reading::default();
         let table = [
             ("nothing", none, 0),
-            ("half a socket", Reading { sockets: 512, ..none }, 512),
-            ("a full socket", Reading { sockets: 1024, pool: 1024, blocks: 1024, ..none }, 1024),
+            (
+                "half a socket",
+                Reading {
+                    sockets: 512,
+                    ..none
+                },
+                512,
+            ),
+            (
+                "a full socket",
+                Reading {
+                    sockets: 1024,
+                    pool: 1024,
+                    blocks: 1024,
+                    ..none
+                },
+                1024,
+            ),
             // A trickle while the disk stalls: the pool is full, the sockets are empty.
-            ("a trickle", Reading { pool: 1024, blocks: 1024, sync: 1024, ..none }, 240),
-            ("a slow disk and nothing that waits", Reading { blocks: 1024, sync: 900, ..none }, 0),
-            ("an eighth, the disk idle", Reading { sockets: 128, ..none }, 128),
-            ("an eighth, the disk at a standstill", Reading { sockets: 128, sync: 1024, ..none }, 240),
-            ("a journal at three quarters", Reading { journal: 767, ..none }, 0),
-            ("a little more", Reading { journal: 768, ..none }, 256),
-            ("at seven eighths", Reading { journal: 896, ..none }, 640),
-            ("full", Reading { journal: 1024, ..none }, 1024),
-            ("the worse of two", Reading { journal: 800, sockets: 700, ..none }, 700),
+            (
+                "a trickle",
+                Reading {
+                    pool: 1024,
+                    blocks: 1024,
+                    sync: 1024,
+                    ..none
+                },
+                240,
+            ),
+            (
+                "a slow disk and nothing that waits",
+                Reading {
+                    blocks: 1024,
+                    sync: 900,
+                    ..none
+                },
+                0,
+            ),
+            (
+                "an eighth, the disk idle",
+                Reading {
+                    sockets: 128,
+                    ..none
+                },
+                128,
+            ),
+            (
+                "an eighth, the disk at a standstill",
+                Reading {
+                    sockets: 128,
+                    sync: 1024,
+                    ..none
+                },
+                240,
+            ),
+            (
+                "a journal at three quarters",
+                Reading {
+                    journal: 767,
+                    ..none
+                },
+                0,
+            ),
+            (
+                "a little more",
+                Reading {
+                    journal: 768,
+                    ..none
+                },
+                256,
+            ),
+            (
+                "at seven eighths",
+                Reading {
+                    journal: 896,
+                    ..none
+                },
+                640,
+            ),
+            (
+                "full",
+                Reading {
+                    journal: 1024,
+                    ..none
+                },
+                1024,
+            ),
+            (
+                "the worse of two",
+                Reading {
+                    journal: 800,
+                    sockets: 700,
+                    ..none
+                },
+                700,
+            ),
         ];
         for (what, reading, pressure) in table {
             assert_eq!(reading.pressure(), pressure, "{what}");
@@ -212,7 +296,11 @@ mod tests {
         let (kept, lost, turns) = overload(offered, 1.4e6, 16e6);
         assert_eq!((kept[0], kept[1], lost), (1.0, 1.0, 0.0), "{kept:?}");
         assert!(kept[2] > kept[3], "{kept:?}");
-        let taken: f64 = kept.iter().zip(offered).map(|(kept, offered)| kept * offered).sum();
+        let taken: f64 = kept
+            .iter()
+            .zip(offered)
+            .map(|(kept, offered)| kept * offered)
+            .sum();
         assert!(taken > 0.9 * 1.4e6, "what can be taken is: {taken}");
         assert!(turns < 600, "{turns} changes in 5 s");
     }

@@ -29,6 +29,7 @@ use super::frame::PAYLOAD_LEN_MAX;
 use super::hop::Onward;
 use super::kernel::{Mirror, SimKernel, Trace, World};
 use super::producer::{Producer, Sender};
+use super::reload::{Reloads, SharedOrders};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
@@ -63,7 +64,8 @@ pub struct Shard {
     at: usize,
     stopped: bool,
     /// Another shard has left a connection in its mailbox.
-    woken: Arc<AtomicBool>,
+    pub(super) woken: Arc<AtomicBool>,
+    pub(super) orders: SharedOrders,
     /// Records stored when this life began.
     records_before: u64,
 }
@@ -84,6 +86,7 @@ pub struct Life {
     /// How connections get to the shard that owns their producer.
     handovers: Vec<Handover>,
     deadline: Arc<StopDeadline>,
+    pub reloads: Option<Reloads>,
     rng: Rng,
     pub turns: u64,
     /// How many lives came before.
@@ -132,6 +135,7 @@ impl Life {
             disk_low: Arc::default(),
             handovers: Vec::new(),
             deadline: Arc::default(),
+            reloads: None,
             rng,
             turns: 0,
             number: 0,
@@ -144,6 +148,9 @@ impl Life {
     fn begin(&mut self, images: &[DiskImage]) {
         self.disk_low = Arc::default();
         self.deadline = Arc::default();
+        // Its generator is its own: a run without reloads draws as if there were none.
+        let seed = self.setup.seed ^ 0x7e10ad ^ self.number as u64;
+        self.reloads = self.setup.reloads.then(|| Reloads::new(Rng::new(seed)));
         let count = self.setup.shards_of(self.number);
         let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
         self.world().struck.reshards += u64::from(reshards);
@@ -229,6 +236,7 @@ impl Life {
             handover.own().set_wake(Box::new(wake));
         }
         let plan = self.plan(shard, start, recalled, feeds, &marks);
+        let orders = Arc::clone(&plan.orders);
         let kernel = SimKernel::new(&self.world, shard);
         self.shards.push(Shard {
             worker: Some(Worker::new(kernel, Arc::clone(&blocks), plan)),
@@ -238,6 +246,7 @@ impl Life {
             at: shard,
             stopped: false,
             woken,
+            orders,
             records_before: 0,
         });
     }
@@ -360,6 +369,7 @@ impl Life {
         if !running {
             return Turned::Stopped;
         }
+        self.advance_reload();
         match self.next_actor(until_ns) {
             Some(Actor::Shard(shard)) => self.turn_shard(shard),
             Some(Actor::Sink(sink)) if self.is_stalled(sink) => {}
@@ -483,6 +493,7 @@ impl Life {
 
     /// A stop in good order; then the sums must agree, and sinks deliver what is left.
     pub fn stop(&mut self) {
+        self.end_reloads();
         let last = self.number + 1 == self.setup.lives.len();
         self.stop_workers();
         restart::check_stopped(self);

@@ -66,6 +66,8 @@ pub struct Setup {
     pub clients: Vec<ClientPlan>,
     /// A sink hands everything over to another agent.
     pub forward: bool,
+    /// Listeners are left and served again, and named.
+    pub reloads: bool,
     pub lives: Vec<End>,
 }
 
@@ -99,6 +101,7 @@ impl Setup {
             senders: Vec::new(),
             clients: Vec::new(),
             forward: false,
+            reloads: false,
             lives: vec![End::Settled],
         }
     }

@@ -22,7 +22,14 @@ pub const TENANT_SOURCES: Key<Vec<Prefix>> = Key {
 pub const TENANT_PRODUCERS: Key<Vec<u64>> = Key {
     path: "tenants.*.producers",
     default: None,
-    parse: |leaf| list(leaf, "0x1122334455667788", TENANT_PRODUCERS_MAX, parse_producer),
+    parse: |leaf| {
+        list(
+            leaf,
+            "0x1122334455667788",
+            TENANT_PRODUCERS_MAX,
+            parse_producer,
+        )
+    },
     show: |ids| show_list(ids.iter().map(|id| format!("{id:#018x}"))),
 };
 
@@ -150,9 +157,22 @@ mod tests {
 
     #[test]
     fn ids_are_hexadecimal_or_decimal_and_never_0() {
-        assert_eq!(parse_producer("0x1122334455667788"), Ok(0x1122_3344_5566_7788));
+        assert_eq!(
+            parse_producer("0x1122334455667788"),
+            Ok(0x1122_3344_5566_7788)
+        );
         assert_eq!(parse_producer("17"), Ok(17));
-        for wrong in ["0", "0x0", "", "0x", "x17", "-1", "+1", "0x+1", "0x11223344556677889"] {
+        for wrong in [
+            "0",
+            "0x0",
+            "",
+            "0x",
+            "x17",
+            "-1",
+            "+1",
+            "0x+1",
+            "0x11223344556677889",
+        ] {
             assert!(parse_producer(wrong).is_err(), "{wrong}");
         }
     }

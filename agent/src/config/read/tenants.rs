@@ -24,7 +24,10 @@ impl Reader {
             let place = place.clone();
             self.document.mistake(
                 &place,
-                format!("{} tenants, where at most {TENANTS_MAX} may be", names.len()),
+                format!(
+                    "{} tenants, where at most {TENANTS_MAX} may be",
+                    names.len()
+                ),
                 format!("remove {}", names.len() - TENANTS_MAX),
                 None,
             );
@@ -112,7 +115,10 @@ impl Reader {
             }
             for earlier in &settings.tenants[..at] {
                 let theirs = join("tenants", &earlier.name);
-                let same = tenant.sources.iter().find(|own| earlier.sources.contains(own));
+                let same = tenant
+                    .sources
+                    .iter()
+                    .find(|own| earlier.sources.contains(own));
                 if let Some(prefix) = same {
                     let message = format!("{sources} has {prefix}, which {theirs} already has");
                     let help = "keep one; within a wider prefix a longer one may say otherwise";

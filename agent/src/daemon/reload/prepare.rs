@@ -66,7 +66,7 @@ impl Agent {
                     ),
                 )),
                 Some(id) => listen::bind(id, wanted, shards, &mut gate, &mut self.store)
-                        .map(|bound| (id, bound)),
+                    .map(|bound| (id, bound)),
             };
             match bound {
                 Ok((id, bound)) => {

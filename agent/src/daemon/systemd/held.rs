@@ -112,7 +112,10 @@ mod tests {
         let tcp = listener(Protocol::Tcp, "[::1]:514");
         assert_eq!(name(&tcp, 12), "apps/12/tcp/[__1]_514");
         // sd_notify(3): at most 255 characters, and the longest is far from it.
-        let mut long = listener(Protocol::Udp, "[1111:2222:3333:4444:5555:6666:7777:8888]:65535");
+        let mut long = listener(
+            Protocol::Udp,
+            "[1111:2222:3333:4444:5555:6666:7777:8888]:65535",
+        );
         long.name = "n".repeat(crate::limits::NAME_LEN_MAX);
         assert!(name(&long, crate::limits::SHARDS_MAX).len() < 100);
     }
@@ -120,7 +123,10 @@ mod tests {
     #[test]
     fn the_place_is_the_name_without_its_listener() {
         let udp = listener(Protocol::Udp, "0.0.0.0:4600");
-        let held = Held::new(name(&udp, 3), OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").expect("bind")));
+        let held = Held::new(
+            name(&udp, 3),
+            OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").expect("bind")),
+        );
         assert_eq!(held.place(), place(&udp, 3));
         let other = Held::new("other".to_owned(), held.into_socket().into());
         assert_eq!(other.place(), "");
@@ -133,7 +139,8 @@ mod tests {
         let held = Held::new("n".to_owned(), bound.into());
         let mut wanted = listener(Protocol::Udp, &address.to_string());
         assert_eq!(held.mismatch(&wanted, false), None);
-        let said = |wanted: &ListenerSettings, shared| held.mismatch(wanted, shared).expect("a mismatch");
+        let said =
+            |wanted: &ListenerSettings, shared| held.mismatch(wanted, shared).expect("a mismatch");
         assert!(said(&wanted, true).contains("number of shards"));
         wanted.address.set_port(0);
         assert_eq!(held.mismatch(&wanted, false), None, "any port is its own");
@@ -148,17 +155,27 @@ mod tests {
 
         let file = std::fs::File::open("/dev/null").expect("a file");
         let file = Held::new("n".to_owned(), file.into());
-        assert!(file.mismatch(&wanted, false).is_some_and(|said| said.contains("no socket")));
+        assert!(
+            file.mismatch(&wanted, false)
+                .is_some_and(|said| said.contains("no socket"))
+        );
     }
 
     #[test]
     fn a_tcp_socket_must_listen() {
         let wanted = listener(Protocol::Tcp, "127.0.0.1:0");
         let listening = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-        assert_eq!(Held::new("n".to_owned(), listening.into()).mismatch(&wanted, false), None);
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(IpProtocol::TCP)).expect("a socket");
+        assert_eq!(
+            Held::new("n".to_owned(), listening.into()).mismatch(&wanted, false),
+            None
+        );
+        let socket =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(IpProtocol::TCP)).expect("a socket");
         socket.bind(&wanted.address.into()).expect("bind");
         let bound = Held::new("n".to_owned(), socket.into());
-        assert_eq!(bound.mismatch(&wanted, false).as_deref(), Some("it does not listen"));
+        assert_eq!(
+            bound.mismatch(&wanted, false).as_deref(),
+            Some("it does not listen")
+        );
     }
 }

@@ -61,7 +61,9 @@ impl Service {
         // The word "ready" does not wait for its line.
         let is_told = rested || !message.is_empty();
         if is_told && !self.is_announced {
-            message.push(NotifyState::ExtendTimeoutUsec(START_EXTENSION.as_micros() as u32));
+            message.push(NotifyState::ExtendTimeoutUsec(
+                START_EXTENSION.as_micros() as u32
+            ));
         }
         if is_told && standing.status != self.status {
             self.status = standing.status;
@@ -76,7 +78,10 @@ impl Service {
             .map_or(Beat::NotDue, |watchdog| watchdog.look(now, &standing.turns));
         match beat {
             Beat::Due => message.push(NotifyState::Watchdog),
-            Beat::Withheld { shard, is_news: true } => tracing::error!(
+            Beat::Withheld {
+                shard,
+                is_news: true,
+            } => tracing::error!(
                 shard,
                 "the shard does not turn: the watchdog gets no sign of life until it does",
             ),

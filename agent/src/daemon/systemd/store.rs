@@ -148,7 +148,9 @@ fn inherited() -> Vec<Held> {
             .map(|(fd, name)| Held::new(name, unsafe { OwnedFd::from_raw_fd(fd) }))
             .collect(),
         Err(error) => {
-            tracing::warn!("LISTEN_FDS: {error}; the sockets of the earlier life are not taken over");
+            tracing::warn!(
+                "LISTEN_FDS: {error}; the sockets of the earlier life are not taken over"
+            );
             Vec::new()
         }
     }

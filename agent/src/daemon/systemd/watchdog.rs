@@ -45,9 +45,8 @@ impl Watchdog {
         if now.duration_since(self.last_beat) < self.interval {
             return Beat::NotDue;
         }
-        let stuck = |(shard, turns): (usize, &u64)| {
-            (self.turns.get(shard) == Some(turns)).then_some(shard)
-        };
+        let stuck =
+            |(shard, turns): (usize, &u64)| (self.turns.get(shard) == Some(turns)).then_some(shard);
         if let Some(shard) = turns.iter().enumerate().find_map(stuck) {
             let is_news = self.told != Some(shard);
             self.told = Some(shard);
@@ -89,8 +88,14 @@ mod tests {
         assert_eq!(watchdog.look(seconds(start, 6), &[12, 10]), Beat::NotDue);
         let withheld = |is_news| Beat::Withheld { shard: 1, is_news };
         assert_eq!(watchdog.look(seconds(start, 10), &[20, 10]), withheld(true));
-        assert_eq!(watchdog.look(seconds(start, 11), &[22, 10]), withheld(false));
-        assert_eq!(watchdog.look(seconds(start, 24), &[48, 10]), withheld(false));
+        assert_eq!(
+            watchdog.look(seconds(start, 11), &[22, 10]),
+            withheld(false)
+        );
+        assert_eq!(
+            watchdog.look(seconds(start, 24), &[48, 10]),
+            withheld(false)
+        );
         // One turn is enough, and the next beat is due an interval later.
         assert_eq!(watchdog.look(seconds(start, 25), &[50, 11]), Beat::Due);
         assert_eq!(watchdog.look(seconds(start, 29), &[58, 19]), Beat::NotDue);

@@ -93,7 +93,9 @@ mod tests {
 
     /// Frames that are taken at a time, one after the other, until one is not.
     fn taken(bucket: &Bucket, pace: Pace, now_ns: u64) -> u64 {
-        (0..).take_while(|_| bucket.take(pace, now_ns).is_ok()).count() as u64
+        (0..)
+            .take_while(|_| bucket.take(pace, now_ns).is_ok())
+            .count() as u64
     }
 
     #[test]
@@ -118,7 +120,11 @@ mod tests {
             bucket.take(pace, 5).expect_err("the bucket is empty")
         };
         assert_eq!(wait(1_000, 100), 50 * MS);
-        assert_eq!(wait(1_000, 1_000_000), 512 * MS, "half of a producer's window");
+        assert_eq!(
+            wait(1_000, 1_000_000),
+            512 * MS,
+            "half of a producer's window"
+        );
         assert_eq!(wait(10, 1_000), 1_000 * MS);
         assert_eq!(wait(1, 1), 1_000 * MS);
         assert_eq!(wait(50, 1), 20 * MS);
@@ -130,7 +136,10 @@ mod tests {
         let all = std::thread::scope(|scope| {
             let each = || scope.spawn(|| taken(&bucket, pace, 7));
             let threads = [each(), each(), each()];
-            threads.map(|thread| thread.join().expect("a thread")).iter().sum::<u64>()
+            threads
+                .map(|thread| thread.join().expect("a thread"))
+                .iter()
+                .sum::<u64>()
         });
         assert_eq!(all, 10_000);
     }

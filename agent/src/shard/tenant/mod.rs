@@ -318,10 +318,7 @@ impl Tenants {
     #[inline]
     fn pass_delivered(&mut self, delivered: u64) {
         let delivered = delivered.max(self.delivered);
-        let (from, to) = (
-            self.delivered / self.epoch_len,
-            delivered / self.epoch_len,
-        );
+        let (from, to) = (self.delivered / self.epoch_len, delivered / self.epoch_len);
         self.delivered = delivered;
         // Round the ring once is all there is.
         for epoch in from.max(to.saturating_sub(2 * EPOCHS as u64))..to {
@@ -331,13 +328,7 @@ impl Tenants {
         }
     }
 
-    fn move_in_flight(
-        &mut self,
-        at: u16,
-        moved: impl Fn(u64) -> u64,
-        bytes: u64,
-        is_more: bool,
-    ) {
+    fn move_in_flight(&mut self, at: u16, moved: impl Fn(u64) -> u64, bytes: u64, is_more: bool) {
         let slot = &mut self.slots[usize::from(at)];
         slot.in_flight = moved(slot.in_flight);
         let rule = &self.plan.rules()[usize::from(slot.rule)];

@@ -71,7 +71,10 @@ impl TenantPlan {
     /// Whose a producer is: of the tenant that names it, or else of the one with the longest prefix
     /// that holds its address, or else of the default, which is 0.
     pub fn rule_of(&self, producer: u64, address: Option<SocketAddr>) -> u16 {
-        if let Ok(at) = self.producers.binary_search_by_key(&producer, |each| each.0) {
+        if let Ok(at) = self
+            .producers
+            .binary_search_by_key(&producer, |each| each.0)
+        {
             return self.producers[at].1;
         }
         let Some(address) = address.map(|address| address.ip().to_canonical()) else {
@@ -105,7 +108,10 @@ fn is_within(address: IpAddr, prefix: Prefix) -> bool {
         }
         (IpAddr::V6(address), IpAddr::V6(start)) => {
             let differs = address.to_bits() ^ start.to_bits();
-            differs.checked_shr(128 - u32::from(prefix.len)).unwrap_or(0) == 0
+            differs
+                .checked_shr(128 - u32::from(prefix.len))
+                .unwrap_or(0)
+                == 0
         }
         _ => false,
     }
@@ -131,7 +137,11 @@ mod tests {
     fn a_producer_is_whose_its_id_says_then_whose_the_longest_prefix_says() {
         let plan = TenantPlan::new(&[
             tenant("lab", &[("10.0.0.0", 8), ("2001:db8::", 32)], &[]),
-            tenant("billing", &[("10.1.0.0", 16), ("2001:db8::7", 128)], &[7, 5]),
+            tenant(
+                "billing",
+                &[("10.1.0.0", 16), ("2001:db8::7", 128)],
+                &[7, 5],
+            ),
             tenant("rest", &[("0.0.0.0", 0)], &[9]),
         ])
         .expect("tenants");
@@ -146,7 +156,11 @@ mod tests {
         assert_eq!(of(1, "[2001:db8::1]:1"), "lab");
         assert_eq!(of(1, "[2001:db8::7]:1"), "billing");
         assert_eq!(of(1, "[2001:db9::7]:1"), DEFAULT);
-        assert_eq!(of(1, "[::ffff:10.1.2.3]:1"), "billing", "IPv4 in an IPv6 socket");
+        assert_eq!(
+            of(1, "[::ffff:10.1.2.3]:1"),
+            "billing",
+            "IPv4 in an IPv6 socket"
+        );
         assert_eq!(of(1, "192.0.2.1:1"), "rest");
         assert_eq!(plan.rule_of(1, None), 0);
     }

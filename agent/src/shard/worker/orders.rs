@@ -11,7 +11,7 @@
 //! id, and the header says what that means. A `Listen` that comes while the listener is leaving is
 //! kept until it has left.
 
-use super::stop::{DRAIN_QUIET_NS, DRAIN_OPEN_NS, Life};
+use super::stop::{DRAIN_OPEN_NS, DRAIN_QUIET_NS, Life};
 use super::{Held, ListenerPlan, Worker};
 use crate::config::settings::Protocol;
 use crate::shard::counters::{CloseReason, ListenerCounters};
