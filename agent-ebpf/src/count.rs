@@ -9,19 +9,28 @@ use aya_ebpf::maps::PerCpuArray;
 #[inline(always)]
 pub fn add(map: &PerCpuArray<u64>, index: u32, amount: u64) {
     if let Some(counter) = map.get_ptr_mut(index) {
-        // `core::sync::atomic` has no read-modify-write on this target, which lacks a
-        // compare-and-swap in its oldest version.
-        //
-        // SAFETY: the pointer is to a live, 8-aligned value of the map: the kernel returned it just
-        // now, and the verifier has checked the bounds of this very instruction.
-        unsafe {
-            core::arch::asm!(
-                "lock *(u64 *)({counter} + 0) += {amount}",
-                counter = in(reg) counter,
-                amount = in(reg) amount,
-                options(nostack),
-            );
-        }
+        // SAFETY: the pointer is to a live, 8-aligned value of the map.
+        unsafe { add_at(counter, amount) };
+    }
+}
+
+/// Adds atomically.
+///
+/// # Safety
+/// `word` is 8-aligned memory of a map that the kernel has returned to this run of the program.
+#[inline(always)]
+pub unsafe fn add_at(word: *mut u64, amount: u64) {
+    // `core::sync::atomic` has no read-modify-write on this target, which lacks a
+    // compare-and-swap in its oldest version.
+    //
+    // SAFETY: the caller's word; the verifier has checked the bounds of this very instruction.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({word} + 0) += {amount}",
+            word = in(reg) word,
+            amount = in(reg) amount,
+            options(nostack),
+        );
     }
 }
 

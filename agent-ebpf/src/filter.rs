@@ -3,9 +3,9 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, ByteSource, Search};
-use agent_common::frame::FRAME_HEADER_LEN;
-use agent_common::layout::{BundleCount, SOCKET_CLOSING, Stray, bundle_index, verdict_index};
+use agent_common::bundle::{BUNDLE_DATAGRAMS_MAX, BundleShape, Packet, Scan};
+use agent_common::judge::{Outcome, Rules, judge};
+use agent_common::layout::{BundleCount, Stray, bundle_index, tick_index, verdict_index};
 use agent_common::verdict::Verdict;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop, bpf_skb_load_bytes};
@@ -14,7 +14,9 @@ use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
 
 use crate::count::{add, add_first};
-use crate::maps::{BUNDLES, SOCKETS, STRAYS, VERDICTS};
+use crate::maps::{BUNDLES, SOCKETS, STRAYS, TICKS, VERDICTS};
+use crate::rules::KernelRules;
+use crate::{observe, refused, source};
 
 /// More than any length: the kernel trims a packet to what the filter returns.
 const PASS_WHOLE: i64 = u32::MAX as i64;
@@ -48,33 +50,40 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
             "a bundle of {} datagrams: the last of them pass unseen", datagrams
         );
     }
-    let verdict = if slot.flags & SOCKET_CLOSING != 0 {
-        Verdict::Closing
-    } else if any_frame(&context, shape, slot.payload_len_max) {
-        Verdict::Passed
-    } else {
-        Verdict::Malformed
-    };
-    // A filter cannot cut a datagram out of the middle: a bundle's datagrams share one verdict.
-    add(
-        &VERDICTS,
-        verdict_index(slot.listener, verdict),
-        u64::from(datagrams),
-    );
-    add(
-        &BUNDLES,
-        bundle_index(slot.listener, BundleCount::Judged),
-        1,
-    );
-    if matches!(verdict, Verdict::Passed) {
+    let source = source::of(&context);
+    let packet = SkBuff(context.as_ptr());
+    let outcome = judge(&KernelRules, &slot, &source, shape, &packet);
+    count(slot.listener, &outcome);
+    let holder = KernelRules.policy().holder(&source);
+    let passes = outcome.passes();
+    let refused = if passes { 0 } else { datagrams };
+    observe::observe(slot.listener, &holder, shape, refused);
+    if passes {
         return PASS_WHOLE;
     }
-    add(
-        &BUNDLES,
-        bundle_index(slot.listener, BundleCount::Dropped),
-        1,
-    );
+    let skb = context.as_ptr();
+    refused::sample(skb, UDP_HEADER_LEN, &slot, &source, shape, outcome.verdict);
     DROP
+}
+
+#[inline(always)]
+fn count(listener: u32, outcome: &Outcome) {
+    let verdicts = |verdict, datagrams| {
+        let index = verdict_index(listener, verdict);
+        add(&VERDICTS, index, u64::from(datagrams));
+    };
+    let bundles = |count| add(&BUNDLES, bundle_index(listener, count), 1);
+    verdicts(outcome.verdict, outcome.datagrams);
+    if outcome.malformed > 0 {
+        verdicts(Verdict::Malformed, outcome.malformed);
+    }
+    bundles(BundleCount::Judged);
+    if !outcome.passes() {
+        bundles(BundleCount::Dropped);
+    }
+    if outcome.contended {
+        bundles(BundleCount::Contended);
+    }
 }
 
 #[inline(always)]
@@ -89,55 +98,54 @@ fn shape(context: &SkBuffContext) -> BundleShape {
     }
 }
 
-/// Whether any datagram of the bundle is a frame.
-#[inline(always)]
-fn any_frame(context: &SkBuffContext, shape: BundleShape, payload_len_max: u32) -> bool {
-    let packet = Packet(context.as_ptr());
-    let mut search = Search::new(&packet, shape, payload_len_max);
-    if !search.found() {
-        // SAFETY: the helper calls `step` at most that often, with the pointer to `search`, and
-        // only before it returns.
-        unsafe {
-            let step = step as unsafe extern "C" fn(u64, *mut Search<'static, Packet>) -> i64;
-            bpf_loop(
-                search.steps(),
-                step as *mut c_void,
-                (&raw mut search).cast(),
-                0,
-            );
-        }
-    }
-    search.found()
-}
-
-/// One turn of `bpf_loop` (5.17 and later); 1 ends it.
-unsafe extern "C" fn step(_turn: u64, search: *mut Search<'_, Packet>) -> i64 {
-    // SAFETY: `any_frame` hands in its own `search`, and does not touch it meanwhile.
-    let search = unsafe { &mut *search };
-    i64::from(search.step())
-}
-
 /// A bundle as the kernel holds it: GRO leaves it scattered over pages and further skbs.
-struct Packet(*mut c_void);
+struct SkBuff(*mut c_void);
 
-impl ByteSource for Packet {
+impl Packet for SkBuff {
     #[inline(always)]
-    fn header_passes(
-        &self,
-        offset: u32,
-        check: impl FnOnce(&[u8; FRAME_HEADER_LEN]) -> bool,
-    ) -> bool {
-        let mut header = MaybeUninit::<[u8; FRAME_HEADER_LEN]>::uninit();
-        // SAFETY: the helper writes exactly 40 bytes, the array's length.
+    fn look<const N: usize, R>(&self, offset: u32, look: impl FnOnce(&[u8; N]) -> R) -> Option<R> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly N bytes, the array's length.
         let status = unsafe {
             bpf_skb_load_bytes(
                 self.0,
                 UDP_HEADER_LEN + offset,
-                header.as_mut_ptr().cast(),
-                FRAME_HEADER_LEN as u32,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
             )
         };
         // SAFETY: on success the helper has written all of it.
-        status == 0 && check(unsafe { header.assume_init_ref() })
+        (status == 0).then(|| look(unsafe { bytes.assume_init_ref() }))
     }
+
+    #[inline(always)]
+    fn tick(&self, listener: u32, priority: u8) -> u64 {
+        let index = tick_index(listener, priority);
+        let number = TICKS.get(index).copied().unwrap_or(0);
+        add(&TICKS, index, 1);
+        number
+    }
+
+    #[inline(always)]
+    fn run(scan: &mut Scan<'_, Self>) {
+        let steps = scan.steps();
+        // SAFETY: the helper calls `step` at most that often, with the pointer to `scan`, and only
+        // before it returns.
+        unsafe {
+            let step = step as unsafe extern "C" fn(u64, *mut Scan<'static, SkBuff>) -> i64;
+            bpf_loop(
+                steps,
+                step as *mut c_void,
+                core::ptr::from_mut(scan).cast(),
+                0,
+            );
+        }
+    }
+}
+
+/// One turn of `bpf_loop` (5.17 and later); 1 ends it.
+unsafe extern "C" fn step(_turn: u64, scan: *mut Scan<'_, SkBuff>) -> i64 {
+    // SAFETY: `run` hands in its own `scan`, and does not touch it meanwhile.
+    let scan = unsafe { &mut *scan };
+    i64::from(scan.step())
 }

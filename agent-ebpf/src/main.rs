@@ -4,10 +4,16 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod connections;
 mod count;
 mod drops;
 mod filter;
 mod maps;
+mod observe;
+mod refused;
+mod rules;
+mod source;
+mod steer;
 
 /// The kernel lends `bpf_probe_read_kernel` and its own types to GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -9,7 +9,8 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
 
-/// An answer of the control socket, in bytes, as a client reads it.
+/// The longest answer on the control socket: both policies of `penstock gate show` with as many IPv6
+/// prefixes as fit, some 45 bytes each.
 pub const CONTROL_ANSWER_LEN_MAX: usize = 4 << 20;
 
 /// The longest payload taken over TCP, in bytes (DESIGN: 1 MiB by default).
@@ -94,6 +95,20 @@ pub const UDP_BUFFER_LEN: usize = (UDP_BUFFER_PREFIX_LEN + (1 << 16)).next_multi
 /// datagram: flat out without GSO, 32 ran dry 12,000 times in two seconds, and 128 twice.
 pub const UDP_BUFFERS: usize = 128;
 
+/// Without io_uring: what one wait takes at most, so that no listener keeps the others waiting.
+/// Datagram buffers that one recvmmsg fills: 32 × 68 KiB is about what a core's cache holds until
+/// they are parsed, and a syscall's price is spread thin enough.
+pub const UDP_BATCH: usize = 32;
+/// Connections that one listener accepts.
+pub const ACCEPT_BATCH: usize = 64;
+/// Sockets that epoll_wait tells of; it begins with the others the next time.
+pub const EPOLL_EVENTS_MAX: usize = 256;
+/// Threads for the journal's files: one that syncs, one that makes the next segment, one that
+/// removes, and at least one that writes. Their stacks are part of `SHARD_TABLES_MEMORY`'s
+/// allowance.
+pub const FILE_THREADS: usize = 4;
+pub const FILE_THREAD_STACK_LEN: usize = 128 << 10;
+
 /// Acknowledgements are sent from buffers of 128 acknowledgements each.
 pub const SEND_BUFFER_LEN: usize = 4096;
 pub const SEND_BUFFERS: usize = 256;
@@ -108,8 +123,8 @@ pub const ACKS_WAITING_MAX: usize = OUTSTANDING_FRAMES_MAX;
 pub const CARRY_BYTES_MAX: usize = 32 << 20;
 
 /// Prefixes that the gate's lists hold together, and prefixes with a limit of their own.
-pub const GATE_PREFIXES_MAX: usize = 4096;
-pub const GATE_LIMITS_MAX: usize = 1024;
+pub const GATE_PREFIXES_MAX: usize = agent_common::layout::LISTS_MAX as usize;
+pub const GATE_LIMITS_MAX: usize = agent_common::layout::LIMITS_MAX as usize;
 /// Configured listeners; a listener's index is a u16 in the journal and a slot in the gate's maps.
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
@@ -226,9 +241,12 @@ const _: () = {
     // The shortest segment still lets a shard serve a few hundred producers.
     assert!(producers_max(SEGMENT_LEN_MIN) >= 256);
     assert!(producers_max(SEGMENT_LEN_MAX) == PRODUCERS_MAX);
+    assert!(UDP_BATCH <= UDP_BUFFERS);
     assert!(CARRY_BYTES_MAX >= FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
+    // The gate's counts have a place for each listener.
+    assert!(LISTENER_NAMES_MAX == agent_common::layout::LISTENERS_MAX as usize);
     // The listener table stands in the segment's header page.
     assert!(LISTENER_NAMES_MAX * (1 + NAME_LEN_MAX) + 66 + 4 <= BLOCK_ALIGN);
     assert!(LISTENERS_MAX <= LISTENER_NAMES_MAX && SINKS_MAX <= SINK_NAMES_MAX);

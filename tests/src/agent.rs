@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+pub mod forbid;
 pub mod http;
 pub mod law;
 pub mod metrics;
@@ -80,7 +81,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option
 }
 
 /// Whether the binary, run by this user on this host, has its gate in the kernel. Where it has not
-/// the test is skipped and says so; with `CI=true` that is a failure.
+/// the test is skipped and says so; with `CI=true` that is a failure. Where this run forbids eBPF
+/// the gate must be the stand-in: that is asserted, and it is no skip.
 pub fn has_kernel_gate(test: &str) -> bool {
     static GATE: OnceLock<String> = OnceLock::new();
     let gate = GATE.get_or_init(|| {
@@ -91,24 +93,30 @@ pub fn has_kernel_gate(test: &str) -> bool {
         gate.as_str().expect("a word").to_owned()
     });
     let is_there = gate == "kernel";
-    if !is_there {
+    if forbid::forbids(forbid::BPF) {
+        assert_eq!(gate, "user_space", "{test}: this run forbids eBPF");
+        println!("{test}: eBPF is forbidden in this run, the stand-in is asserted instead");
+    } else if !is_there {
         netns::skip(test, "the agent has no gate in the kernel here");
     }
     is_there
 }
 
 /// One test for each place of the gate: `subject(gate)` is run as `subject::kernel_gate` and
-/// `subject::user_space_gate`.
+/// `subject::user_space_gate`. Where this run forbids eBPF, the former asks for a gate in the kernel
+/// all the same, and what must hold is what holds of the stand-in.
 #[macro_export]
 macro_rules! in_both_gates {
     ($($subject:ident),* $(,)?) => {$(
         mod $subject {
-            use penstock_tests::agent::{config::Gate, has_kernel_gate};
+            use penstock_tests::agent::{config::Gate, forbid, has_kernel_gate};
 
             #[test]
             fn kernel_gate() {
                 if has_kernel_gate(concat!(stringify!($subject), "::kernel_gate")) {
                     super::$subject(Gate::Kernel);
+                } else if forbid::forbids(forbid::BPF) {
+                    super::$subject(Gate::UserSpace);
                 }
             }
 
@@ -124,6 +132,8 @@ macro_rules! in_both_gates {
 pub struct Home {
     folder: TempDir,
     lives: Cell<u32>,
+    /// What its agents may not call, beside what the whole run forbids.
+    forbidden: Vec<&'static str>,
 }
 
 impl Default for Home {
@@ -137,6 +147,15 @@ impl Home {
         Self {
             folder: TempDir::with_prefix("penstock-e2e-").expect("a temporary folder"),
             lives: Cell::new(0),
+            forbidden: Vec::new(),
+        }
+    }
+
+    /// A host that forbids these; the words are those of [`forbid`].
+    pub fn that_forbids(words: &[&'static str]) -> Self {
+        Self {
+            forbidden: words.to_vec(),
+            ..Self::new()
         }
     }
 
@@ -228,12 +247,13 @@ impl Home {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe. The agent
-        // must not outlive a test that is killed.
+        let filter = forbid::filter(&self.forbidden);
+        // SAFETY: between fork and exec only prctl and seccomp are called, which are
+        // async-signal-safe. The agent must not outlive a test that is killed.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
+                forbid::install(filter.as_ref())
             });
         }
         let child = command.spawn().expect("start the agent");

@@ -6,6 +6,8 @@ pub mod allocation;
 pub mod chroot;
 pub mod crash;
 pub mod interop;
+pub mod machine;
 pub mod mount;
 pub mod netns;
 pub mod sim;
+pub mod veth;

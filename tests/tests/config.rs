@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use penstock::config::settings::{
-    AdminSettings, Compression, FileFormat, GateMode, GateSettings, JournalSettings,
+    AdminSettings, Compression, FileFormat, GateMode, GateSettings, IoMode, JournalSettings,
     ListenerSettings, MinFree, OnFull, Protocol, Settings, Shards, SinkKind, SinkSettings,
     SyncMode,
 };
@@ -33,7 +33,9 @@ fn builtin() -> Settings {
     Settings {
         data_dir: PathBuf::from("./penstock-data"),
         shards: Shards::Auto,
+        io: IoMode::Auto,
         memory_max: 256 * MIB,
+        user: None,
         stop_timeout: Duration::from_secs(30),
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
@@ -151,6 +153,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "type = \"penstock\"",
         "to =",
         "socket =",
+        "user =",
         "schemas_dir =",
         "[schemas.",
         "fields =",
@@ -172,7 +175,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            57,
+            59,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -477,7 +480,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, memory_max, stop_timeout, admin, journal, listeners, gate, sinks, \
+            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, sinks, \
              schemas_dir, schemas",
         ),
     ];

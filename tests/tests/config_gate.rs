@@ -144,7 +144,7 @@ fn every_mistake_is_named_at_its_line_with_what_would_be_right() {
         ),
         (
             "source_limit = { rate = \"1k/s\", burst = \"0\" }",
-            "2:42",
+            "2:41",
             "gate.source_limit.burst: \"0\" is a limit of zero",
             "at least 1",
         ),

@@ -114,7 +114,7 @@ fn privileged(test: &'static str, body: impl FnOnce() + Send + 'static) {
 fn two_capabilities_are_enough() {
     privileged("gate_degraded::two_capabilities", || {
         keep_only(&[CAP_BPF, CAP_PERFMON]);
-        let mut gate = Gate::open(GateMode::Required, 1).expect("the gate loads");
+        let mut gate = Gate::open(GateMode::Required).expect("the gate loads");
         assert!(gate.drops_exact());
         counts_are_exact(&mut gate);
     });
@@ -126,8 +126,8 @@ fn with_one_of_them_it_says_which() {
         for capability in [CAP_BPF, CAP_PERFMON] {
             let outcome = thread::spawn(move || {
                 keep_only(&[capability]);
-                let required = Gate::open(GateMode::Required, 1).err();
-                (required, Gate::open(GateMode::Auto, 1).unwrap().kind())
+                let required = Gate::open(GateMode::Required).err();
+                (required, Gate::open(GateMode::Auto).unwrap().kind())
             });
             let (required, auto) = outcome.join().unwrap();
             let message = required.expect("an error").to_string();
@@ -142,7 +142,7 @@ fn with_one_of_them_it_says_which() {
 fn without_kernel_types_drops_come_from_the_hosts_table() {
     privileged("gate_degraded::without_kernel_types", || {
         hide(c"/sys/kernel/btf");
-        let mut gate = Gate::open(GateMode::Required, 1).expect("the filter loads");
+        let mut gate = Gate::open(GateMode::Required).expect("the filter loads");
         assert_eq!(gate.kind(), GateKind::Kernel);
         assert!(!gate.drops_exact());
         counts_are_exact(&mut gate);

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
-use agent_common::layout::Stray;
+use agent_common::layout::{LISTENERS_MAX, Stray};
 use agent_common::verdict::{KernelDrop, Verdict};
 use penstock::config::settings::GateMode;
-use penstock::gate::standin::{BundleVerdict, judge_bundle};
 use penstock::gate::{Gate, GateCounts, GateKind, object};
+use penstock::gate::{StandIn, frame_slot, standin};
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
 use penstock_tests::netns;
@@ -22,7 +22,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// In the middle, so that an index gone wrong lands in a neighbour's counters.
 const LISTENER: ListenerId = ListenerId(1);
-const LISTENERS: usize = 3;
 const PAYLOAD_LEN_MAX: u32 = 20_000;
 /// Above what either program takes today (the test prints it), far below the kernel's million.
 const VERIFIED_INSTRUCTIONS_MAX: u64 = 20_000;
@@ -335,7 +334,7 @@ fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) 
         return;
     }
     let outcome = netns::run(|| {
-        let mut gate = Gate::open(GateMode::Required, LISTENERS).expect("the gate loads");
+        let mut gate = Gate::open(GateMode::Required).expect("the gate loads");
         assert_eq!(gate.kind(), GateKind::Kernel);
         assert!(gate.drops_exact(), "the tracepoint is not attached");
         body(&mut gate);
@@ -386,10 +385,17 @@ fn verdicts_are_exact(gate: &mut Gate, family: Family, gro: bool) {
     let mut again = [0; Verdict::COUNT];
     for bundle in &received {
         let Received { bytes, segment_len } = bundle;
-        let verdict = judge_bundle(bytes, *segment_len, PAYLOAD_LEN_MAX, &mut again);
-        assert_eq!(verdict, BundleVerdict::Pass);
+        assert!(stand_in(bytes, *segment_len, &mut again));
     }
     assert_eq!(again, [expected.passed, 0, 0, 0, 0, 0]);
+}
+
+/// The stand-in's verdict without any policy, counted; whether the bundle passes.
+fn stand_in(bytes: &[u8], segment_len: Option<u16>, counts: &mut [u64; Verdict::COUNT]) -> bool {
+    let slot = frame_slot(LISTENER, PAYLOAD_LEN_MAX);
+    let outcome = StandIn::new().judge(&slot, None, bytes, segment_len, 0);
+    standin::count(&outcome, counts);
+    outcome.passes()
 }
 
 /// The stand-in is fed what the filter was shown.
@@ -399,11 +405,11 @@ fn stand_in_agrees(traffic: &[Sent], gro: bool, expected: &Expected) {
         match sent.segment_len {
             Some(len) if !gro => {
                 for datagram in sent.bytes.chunks(usize::from(len)) {
-                    judge_bundle(datagram, None, PAYLOAD_LEN_MAX, &mut counts);
+                    stand_in(datagram, None, &mut counts);
                 }
             }
             segment_len => {
-                judge_bundle(&sent.bytes, segment_len, PAYLOAD_LEN_MAX, &mut counts);
+                stand_in(&sent.bytes, segment_len, &mut counts);
             }
         }
     }
@@ -608,7 +614,7 @@ fn the_verifier_has_room_left() {
 fn a_listener_out_of_range_is_refused() {
     with_gate("gate_kernel::a_listener_out_of_range", |gate| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let listener = ListenerId(LISTENERS as u16);
+        let listener = ListenerId(LISTENERS_MAX as u16);
         let outcome = gate.guard(listener, PAYLOAD_LEN_MAX, socket.as_fd());
         assert!(outcome.is_err());
         assert!(!gate.attached(listener));
@@ -623,7 +629,7 @@ fn without_the_gate_drops_come_from_the_kernels_table() {
         return;
     }
     let outcome = netns::run(|| {
-        let mut gate = Gate::open(GateMode::Off, LISTENERS).unwrap();
+        let mut gate = Gate::open(GateMode::Off).unwrap();
         assert_eq!(gate.kind(), GateKind::UserSpace);
         let socket = guarded(&mut gate, Family::V4, false, 4 << 10);
         assert!(!gate.attached(LISTENER));

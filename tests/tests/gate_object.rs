@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use aya_obj::generated::BPF_F_MMAPABLE;
 use aya_obj::generated::bpf_map_type::{
-    BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
+    BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
 };
 use aya_obj::{Object, ProgramSection};
 use penstock::config::settings::GateMode;
-use penstock::gate::object::{self, OBJECT};
+use penstock::gate::object::{self, OBJECT, map};
 use penstock::gate::{Gate, GateError, GateKind};
 use penstock_tests::netns::skip;
 
@@ -50,23 +52,36 @@ fn holds_the_maps_with_their_layouts() {
     let Some(object) = parsed("gate_object::maps") else {
         return;
     };
-    // Sizes as agent-common's layout.rs pictures them; the loader sets the arrays' lengths.
-    for (name, map_type, key_size, value_size) in [
-        (object::map::SOCKETS, BPF_MAP_TYPE_HASH, 8, 16),
-        (object::map::VERDICTS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8),
-        (object::map::KERNEL_DROPS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8),
-        (object::map::BUNDLES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8),
-        (object::map::STRAYS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8),
-        ("AYA_LOGS", BPF_MAP_TYPE_RINGBUF, 0, 0),
+    let found = |name: &str| {
+        let map = object.maps.get(name);
+        map.unwrap_or_else(|| panic!("no map {name}"))
+    };
+    // As agent-common's layout.rs pictures them. Listeners: 64. A limit is three times three u64.
+    let (key, limit) = (4 + 20, 3 * 3 * 8);
+    for (name, map_type, key_size, value_size, entries) in [
+        (map::SOCKETS, BPF_MAP_TYPE_HASH, 8, 16, 4096),
+        (map::VERDICTS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 6),
+        (map::KERNEL_DROPS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 3),
+        (map::BUNDLES, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 3),
+        (map::STRAYS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 3),
+        (map::GENERATION, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+        (map::POLICIES, BPF_MAP_TYPE_ARRAY, 4, 40 + 2 * limit, 2),
+        (map::LISTS, BPF_MAP_TYPE_LPM_TRIE, key, 4, 2 * 16_384),
+        (map::LIMITS, BPF_MAP_TYPE_LPM_TRIE, key, limit, 2 * 1024),
+        (map::SOURCES, BPF_MAP_TYPE_LRU_HASH, 20, 32, 65_536),
+        (map::NEWCOMERS, BPF_MAP_TYPE_ARRAY, 4, 32, 1),
+        (map::KEEP, BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+        (map::TICKS, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 64 * 4),
     ] {
-        let map = object
-            .maps
-            .get(name)
-            .unwrap_or_else(|| panic!("no map {name}"));
+        let map = found(name);
         assert_eq!(map.map_type(), map_type as u32, "{name}");
         assert_eq!(map.key_size(), key_size, "{name}");
         assert_eq!(map.value_size(), value_size, "{name}");
+        assert_eq!(map.max_entries(), entries, "{name}");
     }
+    assert_eq!(found("AYA_LOGS").map_type(), BPF_MAP_TYPE_RINGBUF as u32);
+    // The agent writes the ratios as memory.
+    assert_eq!(found(map::KEEP).map_flags(), BPF_F_MMAPABLE);
 }
 
 /// Without the privilege: an error that names the call for `required`, the stand-in for `auto`,
@@ -78,9 +93,8 @@ fn without_privileges_it_says_so() {
         const NOBODY: libc::c_long = 65_534;
         // SAFETY: takes three numbers; an ordinary user is refused and is nobody enough.
         unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
-        let required = Gate::open(GateMode::Required, 1).err();
-        let others =
-            [GateMode::Auto, GateMode::Off].map(|mode| Gate::open(mode, 1).unwrap().kind());
+        let required = Gate::open(GateMode::Required).err();
+        let others = [GateMode::Auto, GateMode::Off].map(|mode| Gate::open(mode).unwrap().kind());
         (required, others)
     });
     let (required, others) = outcome.join().unwrap();

@@ -284,3 +284,90 @@ pub fn python(install: Install) -> anyhow::Result<PathBuf> {
     }
     Ok(python)
 }
+
+const DEBOOTSTRAP: Need = Need {
+    package: "debootstrap",
+    why: "makes a clean root of this distribution, in which the package is installed and run",
+    is_there: || which("debootstrap").is_some(),
+};
+
+/// A clean root of this host's own distribution, with systemd and little else, in `target/debian`. It
+/// takes half a minute and 240 MB; tests boot it under an overlay and never change it.
+pub fn debian_root(install: Install) -> anyhow::Result<PathBuf> {
+    let root = workspace::target().join("debian");
+    if root.join("lib/systemd/systemd").exists() {
+        return Ok(root);
+    }
+    ensure(&[DEBOOTSTRAP], install)?;
+    if !process::is_root() {
+        return Err(Unavailable("debootstrap needs root".into()).into());
+    }
+    let (release, mirror) = release_and_mirror()?;
+    println!(
+        "Making {}: {release}, by debootstrap from the mirror that apt uses here.",
+        workspace::shown(&root)
+    );
+    let unfinished = workspace::target().join("debian.unfinished");
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished)?;
+    }
+    std::fs::create_dir_all(&unfinished)?;
+    let made = process::run(
+        Command::new("debootstrap")
+            .args(["--variant=minbase", "--include=systemd,systemd-sysv"])
+            .args([&release, &unfinished.display().to_string(), &mirror])
+            .stdin(Stdio::null())
+            // A line for each package says nothing new; errors go to standard error.
+            .stdout(Stdio::null()),
+    );
+    made.map_err(|error| {
+        Unavailable(format!(
+            "debootstrap could not make {} ({error:#}); its log is in debootstrap/ there",
+            workspace::shown(&unfinished)
+        ))
+    })?;
+    std::fs::rename(&unfinished, &root)?;
+    Ok(root)
+}
+
+/// This host's release, and the mirror from which apt gets it.
+fn release_and_mirror() -> anyhow::Result<(String, String)> {
+    let about = std::fs::read_to_string("/etc/os-release")?;
+    let release = about
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .ok_or_else(|| Unavailable("/etc/os-release names no VERSION_CODENAME".into()))?;
+    let sources = process::capture(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    let mirror = mirror_of(&sources, release).ok_or_else(|| {
+        Unavailable(format!("apt has no source for {release}'s component main"))
+    })?;
+    Ok((release.to_owned(), mirror.to_owned()))
+}
+
+/// From lines of release, component and address.
+fn mirror_of<'a>(sources: &'a str, release: &str) -> Option<&'a str> {
+    let begin = format!("{release} main ");
+    sources.lines().find_map(|line| line.strip_prefix(&begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_that_of_the_release_itself() {
+        let sources = "bookworm-updates main http://one.example/debian/\n\
+                       nodistro main http://two.example/\n\
+                       bookworm main http://three.example/debian/\n";
+        assert_eq!(
+            mirror_of(sources, "bookworm"),
+            Some("http://three.example/debian/")
+        );
+        assert_eq!(mirror_of(sources, "trixie"), None);
+    }
+}

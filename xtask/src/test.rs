@@ -100,6 +100,8 @@ struct Environment {
     /// A folder for PATH, where Prometheus had to be unpacked.
     prometheus: Option<PathBuf>,
     binary: Option<PathBuf>,
+    /// A root with a systemd that boots.
+    debian: Option<PathBuf>,
 }
 
 impl Environment {
@@ -109,6 +111,9 @@ impl Environment {
         }
         if let Some(binary) = &self.binary {
             command.env("PENSTOCK_BIN", binary);
+        }
+        if let Some(root) = &self.debian {
+            command.env("PENSTOCK_DEBIAN_ROOT", root);
         }
         if let Some(folder) = &self.prometheus {
             let mut path = folder.clone().into_os_string();
@@ -146,6 +151,10 @@ fn host_needs(environment: &mut Environment) -> anyhow::Result<Ending> {
     }
     if let Err(error) = host::ensure(&[host::ZSTD, host::JQ], install) {
         lacking.push(("zstd and jq", error));
+    }
+    match host::debian_root(install) {
+        Ok(root) => environment.debian = Some(root),
+        Err(error) => lacking.push(("a Debian root", error)),
     }
     if lacking.is_empty() {
         return Ok(Ending::Passed);

@@ -10,6 +10,7 @@ mod ask;
 mod cat;
 mod check;
 mod config;
+mod gate;
 mod generate;
 mod journal;
 mod load;
@@ -41,6 +42,7 @@ enum Command {
     Load(load::Arguments),
     Journal(journal::Arguments),
     Schema(schema::Arguments),
+    Gate(gate::Arguments),
     #[command(hide = true)]
     Generate(generate::Arguments),
 }
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Gate(arguments) => gate::run(arguments),
         Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::document::Leaf;
 use super::mistake::Wrong;
 use super::settings::{
-    Compression, FileFormat, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
+    Compression, FileFormat, IoMode, MinFree, OnFull, Protocol, Shards, SinkKind, SyncMode,
 };
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
@@ -59,11 +59,37 @@ pub const SHARDS: Key<Shards> = Key {
     },
 };
 
+pub const IO: Key<IoMode> = Key {
+    path: "io",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &IO_WORDS, &[]),
+    show: |io| show_word(io, &IO_WORDS),
+};
+const IO_WORDS: [(&str, IoMode); 3] = [
+    ("auto", IoMode::Auto),
+    ("io_uring", IoMode::Uring),
+    ("epoll", IoMode::Epoll),
+];
+
 pub const MEMORY_MAX: Key<u64> = Key {
     path: "memory_max",
     default: Some("256MiB"),
     parse: |leaf| size(leaf, 1 << 20, 1 << 44),
     show: show_size,
+};
+
+/// Without it the agent stays who started it.
+pub const USER: Key<String> = Key {
+    path: "user",
+    default: None,
+    parse: |leaf| match text(leaf, "penstock")? {
+        "" => Err(Wrong::new(
+            "an empty name",
+            "write a user's name as in \"penstock\"",
+        )),
+        name => Ok(name.to_owned()),
+    },
+    show: |name| quote(name),
 };
 
 pub const STOP_TIMEOUT: Key<Duration> = Key {
@@ -321,7 +347,9 @@ const DAYS_3650: Duration = Duration::from_secs(3_650 * 86_400);
 pub const KNOWN: &[&str] = &[
     DATA_DIR.path,
     SHARDS.path,
+    IO.path,
     MEMORY_MAX.path,
+    USER.path,
     STOP_TIMEOUT.path,
     ADMIN_ADDRESS.path,
     ADMIN_SOCKET.path,

@@ -17,12 +17,14 @@ use crate::decode::avro::plan::Target;
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONFIG_FILE_LEN_MAX, CONFIG_FILES_MAX};
 pub use host::{cores, warnings};
-pub(crate) use key::{nearest, parse_prefix};
+pub(crate) use key::{nearest, parse_keep, parse_limit, parse_prefix};
+pub(crate) use mistake::Wrong;
 pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use read::is_schema_name;
 pub use settings::Settings;
 pub(crate) use show::limit_pairs;
 pub use show::show;
+pub(crate) use unit::parse_time;
 pub use unit::{format_size, format_time};
 
 /// Where the agent looks when it is given no file.

@@ -88,6 +88,8 @@ impl Reader {
         Settings {
             data_dir: self.value(&key::DATA_DIR, ""),
             shards: self.value(&key::SHARDS, ""),
+            io: self.value(&key::IO, ""),
+            user: self.given(&key::USER, ""),
             stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
             admin: AdminSettings {

@@ -13,6 +13,10 @@ use crate::limits;
 pub struct Settings {
     pub data_dir: PathBuf,
     pub shards: Shards,
+    /// The kernel interface of the shards.
+    pub io: IoMode,
+    /// Who the agent becomes where root starts it.
+    pub user: Option<String>,
     /// How long a stop may take, from the signal to the end of the process.
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
@@ -59,6 +63,15 @@ pub enum Shards {
     /// `Settings::shard_count` has the number.
     Auto,
     Count(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoMode {
+    /// io_uring where it can be had, else epoll, loudly.
+    Auto,
+    /// io_uring, or exit 69.
+    Uring,
+    Epoll,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -13,9 +13,13 @@ pub fn show(settings: &Settings) -> String {
     let mut out = String::new();
     line(&mut out, &key::DATA_DIR, &settings.data_dir);
     line(&mut out, &key::SHARDS, &settings.shards);
+    line(&mut out, &key::IO, &settings.io);
     line(&mut out, &key::MEMORY_MAX, &settings.memory_max);
     if let Some(folder) = &settings.schemas_dir {
         line(&mut out, &key::SCHEMAS_DIR, folder);
+    }
+    if let Some(user) = &settings.user {
+        line(&mut out, &key::USER, user);
     }
     line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
     out.push_str("\n[admin]\n");

@@ -11,22 +11,24 @@ use crate::config::settings::OnFull;
 use crate::config::{self, Loaded, Settings};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
+use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
 use crate::daemon::listeners::listener_plan;
 use crate::daemon::recall::recall;
 use crate::daemon::reload::{self, Reloads};
-use crate::daemon::shards::{Shard, ShardPlan};
+use crate::daemon::shards::{Shard, ShardPlan, choose_io};
 use crate::daemon::sinks::{Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
-use crate::gate::{self, Gate, GateKind};
+use crate::gate::{self, Gate};
 use crate::journal::feed::JournalMarks;
 use crate::journal::recovery::retire::retire;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::{Registry, ShardPublisher};
+use crate::privilege::{self, Kept};
 use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
@@ -43,6 +45,7 @@ const SINK_HANG: Duration = Duration::from_secs(2);
 /// Everything that runs.
 pub struct Agent {
     pub(super) shared: Arc<Shared>,
+    pub(super) gate: GateKnowledge,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     admin: Option<std::net::TcpListener>,
@@ -62,6 +65,8 @@ pub struct Agent {
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
     left_behind: Vec<LeftBehind>,
+    /// For sockets that are opened while the agent runs.
+    pub(super) kept: Kept,
     /// Ends with the agent.
     pub(super) schemas: Watch,
 }
@@ -71,6 +76,7 @@ impl Agent {
     pub fn start(loaded: &Loaded, mut store: SocketStore) -> Result<Self, Failure> {
         let started = Instant::now();
         let settings = &loaded.settings;
+        privilege::become_user(settings)?;
         for warning in config::warnings(settings) {
             tracing::warn!("{warning}");
         }
@@ -90,15 +96,21 @@ impl Agent {
             settings.journal.producer_expiry,
             unix_ns_now(),
         )?;
-        let mut gate = Gate::open(settings.gate.mode, limits::LISTENER_NAMES_MAX)
-            .map_err(|error| Failure::new(Exit::Unavailable, format!("the gate: {error}")))?;
-        let gate_kind = gate.kind();
+        let io = choose_io(settings.io, shard_count)?;
+        let unavailable = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Unavailable, format!("the gate: {error}"))
+        };
+        let mut gate = Gate::open(settings.gate.mode).map_err(|error| unavailable(&error))?;
+        // Before the first socket: no datagram is judged by less than what is configured.
+        gate.apply(&settings.gate.policy)
+            .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
             let id = ListenerId(index as u16);
             let listening = listen::bind(id, listener, shard_count, &mut gate, &mut store)?;
+            listen::steer(id, listener, &listening, &mut gate);
             tracing::info!(listener = %listener.name, address = %listening.address, "listening");
             bound.push(listening);
         }
@@ -128,11 +140,11 @@ impl Agent {
             let own_orders = &orders[usize::from(shard)];
             let feeds = sinks.start(shard, &shard_marks, Some(own_orders))?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
-            let stand_in = gate_kind == GateKind::UserSpace;
             let listeners = settings.listeners.iter().zip(&bound);
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
+                io,
                 folder: data.shard_folder(shard),
                 journal: JournalPlan {
                     commit_interval: settings.journal.commit_interval,
@@ -153,7 +165,7 @@ impl Agent {
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 listeners: listeners
-                    .map(|(each, bound)| listener_plan(shard.into(), each, bound, stand_in))
+                    .map(|(each, bound)| listener_plan(shard.into(), each, bound, gate.stand_in()))
                     .collect(),
                 orders: Arc::clone(own_orders),
                 observer: publisher,
@@ -174,12 +186,15 @@ impl Agent {
             sinks: sinks.views(),
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
+            io,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
+        let kept = privilege::settle(settings)?;
         let shared = Shared::new(loaded, started, gate, bound, marks, views, &registry);
         Ok(Self {
             shared: Arc::new(shared),
+            gate: GateKnowledge::new(&settings.gate.policy),
             readiness: Arc::new(Readiness::default()),
             registry,
             admin: Some(admin),
@@ -196,6 +211,7 @@ impl Agent {
             reloads: Reloads::default(),
             data,
             left_behind,
+            kept,
             schemas,
         }
         .listening())
@@ -245,10 +261,11 @@ impl Agent {
         let milliseconds = self.shared.started.elapsed().as_millis() as u64;
         let (shards, admin) = (self.shards.len(), self.admin_address);
         let gate = self.shared.gate_kind.label();
+        let io = self.shared.io.label();
         match self.readiness.is_ready() {
-            true => tracing::info!(milliseconds, shards, gate, %admin, "ready"),
+            true => tracing::info!(milliseconds, shards, io, gate, %admin, "ready"),
             false => tracing::warn!(
-                milliseconds, shards, gate, %admin,
+                milliseconds, shards, io, gate, %admin,
                 "not ready yet: the journal is not writable, senders are told to try later",
             ),
         }
@@ -325,7 +342,7 @@ impl Agent {
             for shard in shards {
                 // The writer goes with its shard, and with it the feeds: sinks see the end.
                 if let Err(error) = shard.join() {
-                    outcome = Err(Failure::io("a shard's ring", &error));
+                    outcome = Err(Failure::io("a shard's fence", &error));
                 }
             }
             for stop in sinks.iter().filter_map(|sink| sink.stop.as_ref()) {

@@ -15,6 +15,7 @@ use crate::daemon::signal::{Asked, Signals};
 use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
 use crate::limits;
+use crate::privilege;
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -27,6 +28,8 @@ pub fn run(loaded: Loaded) -> Result<(), Failure> {
     let store = SocketStore::from_environment();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Its helpers, which wait in calls that block; this thread is not one of them.
+        .on_thread_start(privilege::give_up)
         .build()
         .map_err(|error| Failure::io("start the control thread's runtime", &error))?;
     let outcome = runtime.block_on(live(loaded, store));

@@ -1,4 +1,5 @@
-//! Sockets, in the order that leaves no hole: made, set up, put behind the gate, bound.
+//! Sockets, in the order that leaves no hole: made, set up, put behind the gate (their cookie into its
+//! map, then its filter onto them; its tracepoint is there since it was opened), bound; then steered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +27,8 @@ pub struct Bound {
 }
 
 /// Binds a listener on every shard, or takes over the sockets that an earlier life has left. With
-/// more than one shard the kernel spreads senders over the sockets (SO_REUSEPORT, Linux 3.9).
+/// more than one shard the sockets share the address (SO_REUSEPORT, Linux 3.9); the kernel spreads
+/// senders over them by a hash of addresses and ports until `steer` does it.
 ///
 /// All of them or none: where one cannot be had the others are closed again.
 pub fn bind(
@@ -58,13 +60,11 @@ pub fn bind(
 /// Closes sockets; the gate forgets them.
 pub fn close(settings: &ListenerSettings, sockets: Vec<Socket>, gate: &mut Gate) {
     for socket in sockets {
-        let key = match settings.protocol {
-            Protocol::Udp => SocketKey::of(socket.as_fd()).ok(),
-            Protocol::Tcp => None,
-        };
+        let key = SocketKey::of(socket.as_fd());
         drop(socket);
-        if let Some(key) = key {
-            gate.forget(key);
+        match key {
+            Ok(key) => gate.forget(key),
+            Err(error) => tracing::warn!(listener = %settings.name, "SO_COOKIE: {error}"),
         }
     }
 }
@@ -89,29 +89,35 @@ fn bind_all(
         .map(|shard| store.take(settings, shard))
         .collect();
     let mut address = settings.address;
-    match held.iter().flatten().next() {
-        // The others join it.
-        Some(first) => address = local_address(settings, first)?,
-        None if shards > 1 && address.port() != 0 => refuse_shared_address(settings)?,
-        None => {}
+    let joins_held = held.iter().flatten().next();
+    if let Some(first) = joins_held {
+        address = local_address(settings, first)?;
     }
-    for held in held {
+    let joins_held = joins_held.is_some();
+    for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
             Some(socket) => take_over(settings, socket, gate.kind()),
-            None => open(settings, shards > 1),
+            None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
         sockets.push(socket);
         let socket = sockets.last().expect("just pushed");
-        if settings.protocol == Protocol::Udp {
-            gate.guard(id, payload_len_max, socket.as_fd())
-                .map_err(|error| guard(settings, &error))?;
-        }
+        gate.guard(id, payload_len_max, socket.as_fd())
+            .map_err(|error| guard(settings, &error))?;
         if !is_held {
             socket
                 .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
+        }
+        if shards > 1 {
+            // The first was bound alone, as another agent of this user would share the address in
+            // silence; the kernel looks at the option of both when the next socket is bound.
+            socket
+                .set_reuse_port(true)
+                .map_err(|error| failure(settings, &error))?;
+        }
+        if !is_held {
             if settings.protocol == Protocol::Tcp {
                 socket
                     .listen(BACKLOG)
@@ -132,18 +138,22 @@ fn local_address(settings: &ListenerSettings, socket: &Socket) -> Result<SocketA
     Ok(address.expect("an internet socket has an internet address"))
 }
 
-/// SO_REUSEPORT would let a second agent of the same user share the address in silence: a bind
-/// without it tells.
-fn refuse_shared_address(settings: &ListenerSettings) -> Result<(), Failure> {
-    let probe = new_socket(settings).map_err(|error| failure(settings, &error))?;
-    if settings.protocol == Protocol::Tcp {
-        probe
-            .set_reuse_address(true)
-            .map_err(|error| failure(settings, &error))?;
+/// Has the gate steer what comes to a listener, from here on to these sockets. Without steering
+/// nothing is lost but the spreading: the agent goes on.
+pub fn steer(id: ListenerId, settings: &ListenerSettings, bound: &Bound, gate: &mut Gate) {
+    if settings.protocol == Protocol::Tcp || bound.sockets.len() < 2 {
+        return;
     }
-    probe
-        .bind(&settings.address.into())
-        .map_err(|error| failure(settings, &error))
+    let sockets: Vec<_> = bound.sockets.iter().map(Socket::as_fd).collect();
+    let why = match gate.steer(id, &sockets) {
+        Ok(true) => return,
+        Ok(false) => "there is no steering in the kernel".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(
+        listener = %settings.name,
+        "datagrams are spread over the shards by the kernel's hash of addresses and ports: {why}"
+    );
 }
 
 fn new_socket(settings: &ListenerSettings) -> io::Result<Socket> {

@@ -4,10 +4,10 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use crate::config::settings::{ListenerSettings, Protocol};
+use crate::config::settings::ListenerSettings;
 use crate::daemon::listen::Bound;
 use crate::daemon::systemd::SocketStore;
-use crate::gate::{Gate, SocketKey};
+use crate::gate::{Gate, SocketKey, StandIn};
 use crate::limits::LISTENER_NAMES_MAX;
 use crate::shard::op::{ListenerId, Socket};
 use crate::shard::orders::{Done, Orders, What};
@@ -49,14 +49,14 @@ pub fn listener_plan(
     shard: usize,
     settings: &ListenerSettings,
     bound: &Bound,
-    stand_in: bool,
+    stand_in: Option<&StandIn>,
 ) -> ListenerPlan {
     ListenerPlan {
         name: settings.name.clone(),
         protocol: settings.protocol,
         socket: Socket(bound.sockets[shard].as_raw_fd()),
         payload_len_max: bound.payload_len_max,
-        stand_in,
+        stand_in: stand_in.cloned(),
     }
 }
 
@@ -121,7 +121,7 @@ impl Listeners {
         id: ListenerId,
         settings: ListenerSettings,
         bound: Bound,
-        stand_in: bool,
+        stand_in: Option<&StandIn>,
         shards: &[Arc<Orders>],
     ) {
         if !self.is_known(id) {
@@ -155,19 +155,14 @@ impl Listeners {
         };
         let served = known.served.take();
         let settings = known.settings.clone();
-        let (name, protocol) = (&settings.name, settings.protocol);
         let mut keys = Vec::new();
-        if protocol == Protocol::Udp {
-            for socket in &bound.sockets {
-                match SocketKey::of(socket.as_fd()) {
-                    Ok(key) => keys.push(key),
-                    Err(error) => {
-                        tracing::warn!(listener = %name, "a socket's cookie: {error}");
-                    }
-                }
+        for socket in &bound.sockets {
+            match SocketKey::of(socket.as_fd()) {
+                Ok(key) => keys.push(key),
+                Err(error) => tracing::warn!(listener = %settings.name, "SO_COOKIE: {error}"),
             }
-            keys.iter().for_each(|&key| gate.close_socket(key));
         }
+        keys.iter().for_each(|&key| gate.close_socket(key));
         // Shards that were not told to serve it have nothing to leave.
         let left = match served {
             None => Vec::new(),
@@ -190,7 +185,6 @@ impl Listeners {
         &mut self,
         gate: &mut Gate,
         store: &mut SocketStore,
-        stand_in: bool,
         shards: &[Arc<Orders>],
         refresh: impl FnOnce(&Self, &Gate),
     ) {
@@ -204,7 +198,7 @@ impl Listeners {
             let listen = |(shard, orders): (usize, &Arc<Orders>)| {
                 orders.give(What::Listen {
                     listener: ListenerId(index as u16),
-                    plan: listener_plan(shard, &known.settings, bound, stand_in),
+                    plan: listener_plan(shard, &known.settings, bound, gate.stand_in()),
                 })
             };
             known.served = Some(shards.iter().enumerate().map(listen).collect());

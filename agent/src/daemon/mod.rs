@@ -14,6 +14,8 @@ mod agent;
 mod control;
 pub mod data;
 mod disk;
+pub mod gate_change;
+pub mod gate_requests;
 mod left_behind;
 mod listen;
 mod listeners;

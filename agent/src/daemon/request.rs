@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
+use crate::daemon::gate_requests::GateRequest;
 use crate::daemon::reload::Asked;
 
 /// The closed list of requests.
@@ -16,6 +17,8 @@ pub enum Request {
     Reload,
     /// Only say what that would be.
     PlanReload,
+    /// What `penstock gate` asks.
+    Gate(GateRequest),
 }
 
 /// Why nothing was changed, in one line or more, for a person.
@@ -41,6 +44,8 @@ impl Agent {
                 reply: Some(reply),
                 dry_run,
             }),
+            // A client that has gone wants no answer.
+            Request::Gate(request) => drop(reply.send(self.answer_gate(request))),
         }
     }
 }

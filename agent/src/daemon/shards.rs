@@ -1,7 +1,8 @@
-//! The shards' threads: each makes its own ring, says whether it could, and turns until told to
+//! The shards' threads: each makes its own fence, says whether it could, and turns until told to
 //! stop.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,19 +10,24 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::config::settings::IoMode;
 use crate::daemon::pulse::Pulse;
 use crate::exit::{Exit, Failure};
+use crate::fence::choice::{self, Io};
+use crate::fence::epoll::Poll;
+use crate::fence::uring::Ring;
+use crate::fence::{FenceError, FencePlan, Waker, waker};
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
+use crate::privilege;
 use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
-use crate::shard::op::ListenerId;
+use crate::shard::op::{Kernel, ListenerId};
 use crate::shard::orders::Orders;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
-use crate::uring::{Ring, RingPlan, Waker, waker};
 
 /// Cores that this process may run on, in order.
 fn allowed_cores() -> Vec<usize> {
@@ -67,6 +73,7 @@ pub struct Shard {
 pub struct ShardPlan {
     pub shard: u16,
     pub shards: u16,
+    pub io: Io,
     pub folder: PathBuf,
     pub journal: JournalPlan,
     /// `None` where there is one shard.
@@ -82,7 +89,7 @@ pub struct ShardPlan {
 }
 
 impl Shard {
-    /// Starts the thread and waits until its ring stands.
+    /// Starts the thread and waits until its fence stands.
     pub fn start(plan: ShardPlan) -> Result<Self, Failure> {
         let (waker, wake) = waker().map_err(|error| Failure::io("eventfd", &error))?;
         if let Some(handover) = &plan.handover {
@@ -93,50 +100,20 @@ impl Shard {
         plan.orders.set_wake(Box::new(move || orders_waker.wake()));
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
-        let thread_stop = Arc::clone(&stop);
+        let (shard, io) = (plan.shard, plan.io);
         let pulse = Pulse::default();
-        let observer = pulse.taken_from(plan.observer);
-        let shard = plan.shard;
+        let start = Start {
+            plan,
+            wake,
+            stop: Arc::clone(&stop),
+            pulse: pulse.clone(),
+            report,
+        };
         let thread = thread::Builder::new()
             .name(format!("shard-{shard:02}"))
-            .spawn(move || {
-                pin(shard, plan.shards);
-                let blocks = BlockPool::new(limits::JOURNAL_BLOCKS, limits::JOURNAL_BLOCK_LEN);
-                let ring = Ring::new(RingPlan {
-                    folder: plan.folder,
-                    blocks: Arc::clone(&blocks),
-                    tcp_buffers: limits::TCP_BUFFERS,
-                    udp_buffers: limits::UDP_BUFFERS,
-                    send_buffers: limits::SEND_BUFFERS,
-                    wake,
-                });
-                let ring = match ring {
-                    Ok(ring) => ring,
-                    Err(error) => {
-                        let _ = report.send(Err(error));
-                        return Ok(());
-                    }
-                };
-                let _ = report.send(Ok(()));
-                let worker_plan = Plan {
-                    shard,
-                    listeners: plan.listeners,
-                    journal: plan.journal,
-                    schemas: plan.schemas,
-                    handover: plan.handover,
-                    connections_max: limits::CONNECTIONS_MAX,
-                    carry_bytes_max: limits::CARRY_BYTES_MAX,
-                    tcp_buffers: limits::TCP_BUFFERS,
-                    udp_buffers: limits::UDP_BUFFERS,
-                    stop: thread_stop,
-                    orders: plan.orders,
-                    observer,
-                };
-                Worker::new(ring, blocks, worker_plan)
-                    .with_stop_timeout(plan.stop_timeout)
-                    .with_sockets_kept(plan.sockets_kept)
-                    .run()
-                    .map_err(io::Error::from)
+            .spawn(move || match io {
+                Io::Uring => start.run(Ring::new),
+                Io::Epoll => start.run(Poll::new),
             })
             .map_err(|error| Failure::io("start a shard's thread", &error))?;
         match reported.recv() {
@@ -148,10 +125,10 @@ impl Shard {
             }),
             Ok(Err(error)) => Err(Failure::new(
                 Exit::Unavailable,
-                format!(
-                    "shard {shard}: {error}. Penstock needs io_uring (Linux 6.1 or later; not \
-                     forbidden by seccomp or kernel.io_uring_disabled) and memory to lock"
-                ),
+                match io {
+                    Io::Uring => format!("shard {shard}: {}", without_uring(&error)),
+                    Io::Epoll => format!("shard {shard}: {error}"),
+                },
             )),
             Err(_) => Err(Failure::new(
                 Exit::Software,
@@ -182,6 +159,75 @@ impl Shard {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// A shard's way to its thread.
+struct Start {
+    plan: ShardPlan,
+    wake: OwnedFd,
+    stop: Arc<AtomicBool>,
+    pulse: Pulse,
+    report: mpsc::SyncSender<Result<(), FenceError>>,
+}
+
+impl Start {
+    /// On the shard's own thread, which a ring does not leave: compiled once for each fence.
+    fn run<K: Kernel>(
+        self,
+        fence: impl FnOnce(FencePlan) -> Result<K, FenceError>,
+    ) -> io::Result<()> {
+        let plan = self.plan;
+        pin(plan.shard, plan.shards);
+        let blocks = BlockPool::new(limits::JOURNAL_BLOCKS, limits::JOURNAL_BLOCK_LEN);
+        let fence = fence(FencePlan {
+            folder: plan.folder,
+            blocks: Arc::clone(&blocks),
+            tcp_buffers: limits::TCP_BUFFERS,
+            udp_buffers: limits::UDP_BUFFERS,
+            send_buffers: limits::SEND_BUFFERS,
+            wake: self.wake,
+        });
+        // Registering the journal's blocks was the last thing that may need one.
+        privilege::give_up();
+        let (outcome, fence) = match fence {
+            Ok(fence) => (Ok(()), Some(fence)),
+            Err(error) => (Err(error), None),
+        };
+        let _ = self.report.send(outcome);
+        let Some(fence) = fence else {
+            return Ok(());
+        };
+        let worker_plan = Plan {
+            shard: plan.shard,
+            listeners: plan.listeners,
+            journal: plan.journal,
+            schemas: plan.schemas,
+            handover: plan.handover,
+            connections_max: limits::CONNECTIONS_MAX,
+            carry_bytes_max: limits::CARRY_BYTES_MAX,
+            tcp_buffers: limits::TCP_BUFFERS,
+            udp_buffers: limits::UDP_BUFFERS,
+            stop: self.stop,
+            orders: plan.orders,
+            observer: self.pulse.taken_from(plan.observer),
+        };
+        Worker::new(fence, blocks, worker_plan)
+            .with_stop_timeout(plan.stop_timeout)
+            .with_sockets_kept(plan.sockets_kept)
+            .run()
+            .map_err(io::Error::from)
+    }
+}
+
+/// Which fence the shards get; an answer once, before the first of them starts.
+pub fn choose_io(mode: IoMode, shards: u16) -> Result<Io, Failure> {
+    choice::choose(mode, shards)
+        .map_err(|error| Failure::new(Exit::Unavailable, without_uring(&error)))
+}
+
+fn without_uring(error: &FenceError) -> String {
+    let advice = choice::advice(error);
+    format!("io_uring: {error}. {advice}; or set io = \"epoll\"")
 }
 
 /// One core per shard, where there are as many: a thread that does not move keeps its caches. With

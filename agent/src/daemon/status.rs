@@ -12,6 +12,7 @@ use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::{Bound, socket_memory};
 use crate::daemon::listeners::Listeners;
 use crate::daemon::systemd::SocketStore;
+use crate::fence::choice::Io;
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
@@ -20,9 +21,6 @@ use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::orders::Orders;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
-
-/// The kernel interface of the shards, as `build_info` names it.
-const IO: &str = "io_uring";
 
 /// One sink, over all shards.
 pub struct SinkView {
@@ -68,12 +66,14 @@ pub struct Views {
     pub sinks: Vec<SinkView>,
     pub schemas: Arc<SchemaView>,
     pub disk: Arc<DiskSpace>,
+    pub io: Io,
 }
 
 /// Read by the admin side on the control thread; the mutexes are never contended, and taken in the
 /// order in which they stand here.
 pub struct Shared {
     pub started: Instant,
+    pub io: Io,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
     config: Mutex<String>,
@@ -100,16 +100,19 @@ impl Shared {
             sinks,
             schemas,
             disk,
+            io,
         } = views;
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
-        let mut publisher = ControlPublisher::new(registry, listeners, &[], IO, kind.label());
+        let mut publisher =
+            ControlPublisher::new(registry, listeners, &[], io.label(), kind.label());
         for sink in &sinks {
             add_sink(&mut publisher, registry, &sink.name);
         }
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
+            io,
             gate_kind: kind,
             marks,
             config: Mutex::new(loaded.source()),
@@ -127,9 +130,10 @@ impl Shared {
     pub fn summary(&self) -> String {
         let behind: u64 = lock(&self.sinks).iter().map(SinkView::lag_records).sum();
         format!(
-            "{} listeners on {} shards by {IO}, gate in {}; sinks {behind} records behind",
+            "{} listeners on {} shards by {}, gate in {}; sinks {behind} records behind",
             self.listeners().bound().count(),
             self.marks.len(),
+            self.io.label(),
             match self.gate_kind {
                 GateKind::Kernel => "the kernel",
                 GateKind::UserSpace => "user space",
@@ -139,6 +143,11 @@ impl Shared {
 
     pub fn gate(&self) -> MutexGuard<'_, Gate> {
         lock(&self.gate)
+    }
+
+    /// Where the settings in force came from.
+    pub fn config(&self) -> String {
+        lock(&self.config).clone()
     }
 
     pub fn listeners(&self) -> MutexGuard<'_, Listeners> {
@@ -170,22 +179,20 @@ impl Shared {
 
     /// Goes on with listeners that come and go.
     pub fn tend_listeners(&self, store: &mut SocketStore, shards: &[Arc<Orders>]) {
-        let stand_in = self.gate_kind == GateKind::UserSpace;
         let mut listeners = self.listeners();
         let mut gate = self.gate();
-        listeners.tend(&mut gate, store, stand_in, shards, |listeners, gate| {
+        listeners.tend(&mut gate, store, shards, |listeners, gate| {
             self.refresh_listeners(listeners, gate);
         });
     }
 
-    /// From here on every datagram is counted as `closing` and dropped in the kernel.
+    /// From here on every datagram, and every connection that is asked for, is counted as `closing`
+    /// and dropped in the kernel.
     pub fn close_gate(&self) {
         let listeners = self.listeners();
         let mut gate = self.gate();
-        for (id, listener, _) in listeners.bound() {
-            if listener.protocol == Protocol::Udp {
-                gate.close(id);
-            }
+        for (id, _, _) in listeners.bound() {
+            gate.close(id);
         }
     }
 
@@ -291,7 +298,7 @@ impl StatusSource for Shared {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             config: lock(&self.config).clone(),
-            io: IO.to_owned(),
+            io: self.io.label().to_owned(),
             gate: self.gate_kind.label().to_owned(),
             listeners: listeners.collect(),
             journal: journal.collect(),

@@ -58,12 +58,16 @@ pub enum GateError {
     Cookie(io::Error),
     #[error("setsockopt SO_ATTACH_BPF: {0}: is the socket's filter locked (SO_LOCK_FILTER)?")]
     Attach(ProgramError),
+    #[error("setsockopt SO_ATTACH_REUSEPORT_EBPF: {0}: the kernel spreads senders by its own hash")]
+    AttachSteering(ProgramError),
     #[error("bpf map update of SOCKETS: {0}: the gate guards at most 4096 sockets")]
     Slot(aya::maps::MapError),
+    #[error("mmap of the bpf map KEEP: {0}: that needs Linux 5.5 or later")]
+    MapKeep(io::Error),
     #[error("fstat of a socket: {0}")]
     Stat(io::Error),
-    #[error("listener {listener} of {listeners}: the gate was opened for fewer")]
-    Listener { listener: u16, listeners: usize },
+    #[error("listener {listener}: the gate counts for listeners 0 to {max}")]
+    Listener { listener: u16, max: u32 },
 }
 
 impl GateError {

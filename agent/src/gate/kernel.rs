@@ -4,9 +4,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::layout::{
-    BundleCount, SOCKET_CLOSING, SocketSlot, bundle_index, drop_index, verdict_index,
+    BundleCount, SOCKET_CLOSING, SocketSlot, bundle_index, connection_index, drop_index,
+    verdict_index,
 };
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, ProgramError, ProgramFd, SocketFilter};
@@ -15,8 +18,10 @@ use aya_log::EbpfLogger;
 
 use super::btf::KernelTypes;
 use super::error::GateError;
+use super::kernel_policy::PolicyMaps;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
+use super::steer::Steering;
 use super::{GateCounts, object};
 use crate::shard::op::ListenerId;
 
@@ -32,6 +37,10 @@ pub struct KernelGate {
     verdicts: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
     bundles: PerCpuArray<MapData, u64>,
+    connections: PerCpuArray<MapData, u64>,
+    /// Where the kernel has refused it, it spreads senders itself.
+    steering: Option<Steering>,
+    pub policy: PolicyMaps,
     /// What `guard` was given, for `close` and `attached`.
     guarded: Vec<(u64, SocketSlot)>,
     /// Where the tracepoint could not be attached.
@@ -47,7 +56,7 @@ struct Slot(SocketSlot);
 unsafe impl Pod for Slot {}
 
 impl KernelGate {
-    pub fn load(listeners: usize) -> Result<Self, GateError> {
+    pub fn load() -> Result<Self, GateError> {
         let bytes = object::OBJECT.ok_or(GateError::NoObject)?;
         if lacks_capabilities() {
             return Err(GateError::Permission {
@@ -55,14 +64,9 @@ impl KernelGate {
                 source: io::Error::from_raw_os_error(libc::EPERM),
             });
         }
-        let entries = |per_listener: usize| (listeners.max(1) * per_listener) as u32;
         let constants = DropConstants::read();
 
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(object::map::VERDICTS, entries(Verdict::COUNT))
-            .map_max_entries(object::map::KERNEL_DROPS, entries(KernelDrop::COUNT))
-            .map_max_entries(object::map::BUNDLES, entries(BundleCount::COUNT));
         if let Ok(constants) = &constants {
             for (name, value) in &constants.0 {
                 loader.override_global(name, value, true);
@@ -76,7 +80,18 @@ impl KernelGate {
         filter
             .load()
             .map_err(|error| refused(object::FILTER, error))?;
+        let connections: &mut SocketFilter = program(&mut ebpf, object::CONNECTIONS)?;
+        connections
+            .load()
+            .map_err(|error| refused(object::CONNECTIONS, error))?;
 
+        let steering = Steering::load(&mut ebpf);
+        if let Err(error) = &steering {
+            tracing::warn!(
+                "the kernel spreads senders over the shards by its hash of addresses and ports, \
+                 because the gate's steering is missing: {error}"
+            );
+        }
         let drops_attached = constants.and_then(|_| attach_drops(&mut ebpf));
         if let Err(error) = &drops_attached {
             tracing::warn!(
@@ -90,6 +105,9 @@ impl KernelGate {
             verdicts: counters(&mut ebpf, object::map::VERDICTS)?,
             drops: counters(&mut ebpf, object::map::KERNEL_DROPS)?,
             bundles: counters(&mut ebpf, object::map::BUNDLES)?,
+            connections: counters(&mut ebpf, object::map::CONNECTIONS)?,
+            steering: steering.ok(),
+            policy: PolicyMaps::take(&mut ebpf)?,
             guarded: Vec::new(),
             proc_drops: drops_attached.is_err().then(ProcDrops::default),
             ebpf,
@@ -100,17 +118,12 @@ impl KernelGate {
     pub fn guard(
         &mut self,
         listener: ListenerId,
-        payload_len_max: u32,
+        slot: SocketSlot,
         socket: BorrowedFd<'_>,
     ) -> Result<(), GateError> {
         let cookie = cookie(socket).map_err(GateError::Cookie)?;
-        let slot = SocketSlot {
-            listener: u32::from(listener.0),
-            payload_len_max,
-            flags: 0,
-            reserved: 0,
-        };
-        if let Some(proc_drops) = &mut self.proc_drops {
+        let is_stream = super::is_stream(socket).map_err(GateError::Stat)?;
+        if let Some(proc_drops) = self.proc_drops.as_mut().filter(|_| !is_stream) {
             proc_drops
                 .watch(listener, socket)
                 .map_err(GateError::Stat)?;
@@ -118,7 +131,12 @@ impl KernelGate {
         self.sockets
             .insert(cookie, Slot(slot), 0)
             .map_err(GateError::Slot)?;
-        let filter: &mut SocketFilter = program(&mut self.ebpf, object::FILTER)?;
+        let name = if is_stream {
+            object::CONNECTIONS
+        } else {
+            object::FILTER
+        };
+        let filter: &mut SocketFilter = program(&mut self.ebpf, name)?;
         if let Err(error) = filter.attach(socket) {
             // The slot of a socket without a filter is of no use and of no harm; it goes if it can.
             let _ = self.sockets.remove(&cookie);
@@ -126,6 +144,29 @@ impl KernelGate {
         }
         self.guarded.push((cookie, slot));
         Ok(())
+    }
+
+    /// See `Gate::steer`.
+    pub fn steer(
+        &mut self,
+        listener: ListenerId,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<bool, GateError> {
+        let Some(steering) = &mut self.steering else {
+            return Ok(false);
+        };
+        steering.steer(&mut self.ebpf, listener, sockets)?;
+        Ok(true)
+    }
+
+    pub fn steered(&self, listener: ListenerId) -> [u64; SteeredBy::COUNT] {
+        let steering = self.steering.as_ref();
+        steering.map_or([0; SteeredBy::COUNT], |steering| steering.counts(listener))
+    }
+
+    pub fn connections(&self, listener: ListenerId) -> [u64; ConnectionVerdict::COUNT] {
+        let row = u32::from(listener.0);
+        ConnectionVerdict::ALL.map(|verdict| sum(&self.connections, connection_index(row, verdict)))
     }
 
     pub fn close(&mut self, listener: ListenerId) {
@@ -168,6 +209,7 @@ impl KernelGate {
                 .map(|verdict| sum(&self.verdicts, verdict_index(listener_index, verdict))),
             drops: KernelDrop::ALL.map(|drop| sum(&self.drops, drop_index(listener_index, drop))),
             judged_bundles: bundles(BundleCount::Judged),
+            contended_bundles: bundles(BundleCount::Contended),
         };
         if let Some(proc_drops) = &self.proc_drops {
             // The table counts the filter's own drops too.
@@ -201,13 +243,19 @@ impl KernelGate {
             .collect()
     }
 
+    pub fn program_runs(&self) -> Vec<(&'static str, u64)> {
+        self.programs()
+            .filter_map(|(name, fd)| Some((name, program_statistic(fd, "run_cnt")?)))
+            .collect()
+    }
+
     pub fn take_logger(&mut self) -> Option<GateLogger> {
         EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing).ok()
     }
 
     /// The programs that are loaded.
     fn programs(&self) -> impl Iterator<Item = (&'static str, &ProgramFd)> {
-        [object::FILTER, object::KERNEL_DROPS]
+        object::PROGRAMS
             .into_iter()
             .filter_map(|name| Some((name, self.ebpf.program(name)?.fd().ok()?)))
     }
@@ -285,7 +333,7 @@ impl DropConstants {
 }
 
 /// A program of the object, as the type that its section makes it.
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GateError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GateError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {
@@ -295,22 +343,25 @@ where
         .ok_or(GateError::Incomplete { what, name })
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GateError> {
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, GateError> {
     let what = "map";
     ebpf.take_map(name)
         .ok_or(GateError::Incomplete { what, name })
 }
 
-fn counters(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, u64>, GateError> {
+pub(super) fn counters(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<PerCpuArray<MapData, u64>, GateError> {
     PerCpuArray::try_from(take_map(ebpf, name)?).map_err(|source| map_error(name, source))
 }
 
-fn map_error(what: &'static str, source: aya::maps::MapError) -> GateError {
+pub(super) fn map_error(what: &'static str, source: aya::maps::MapError) -> GateError {
     GateError::Map { what, source }
 }
 
 /// A program that did not load: a permission is missing, or the verifier has its reasons.
-fn refused(program: &'static str, error: ProgramError) -> GateError {
+pub(super) fn refused(program: &'static str, error: ProgramError) -> GateError {
     GateError::sort("bpf(BPF_PROG_LOAD)", error, |error| {
         let reason = match &error {
             ProgramError::LoadError {
@@ -331,7 +382,7 @@ fn refused(program: &'static str, error: ProgramError) -> GateError {
 
 /// The sum over all CPUs. The index is within the map, whose size `load` set; a kernel that fails
 /// the lookup all the same has said so before.
-fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+pub(super) fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
     match counters.get(&index, 0) {
         Ok(values) => values.iter().sum(),
         Err(error) => {

@@ -2,31 +2,47 @@
 //! by reason.
 //!
 //! In the kernel it is a socket filter on each UDP socket and a tracepoint (`agent-ebpf`), loaded
-//! and read here. On hosts without eBPF the shards call [`standin::judge_bundle`] instead, which is
-//! the same rule, after the copy.
+//! and read here. On hosts without eBPF the shards ask their [`standin::StandIn`] instead, which is
+//! the same judge, after the copy.
 
 pub mod btf;
 pub mod error;
+pub mod keep;
 mod kernel;
+mod kernel_policy;
 pub mod log;
 pub mod object;
 pub mod policy;
 pub mod pressure;
+mod prefix_table;
 mod proc_drops;
+pub mod rules;
+mod source_table;
 pub mod standin;
+mod steer;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use agent_common::connection::ConnectionVerdict;
+use agent_common::steer::SteeredBy;
+use agent_common::frame::PRIORITY_MAX;
+use agent_common::layout::{LISTENERS_MAX, SOCKET_SYSLOG, SocketSlot};
 use agent_common::verdict::{KernelDrop, Verdict};
 
 pub use error::GateError;
+pub use keep::KeepHandle;
 pub use log::GateLogger;
+pub use rules::PolicyError;
+pub use standin::StandIn;
 
 use crate::config::settings::GateMode;
 use crate::shard::op::ListenerId;
 use kernel::KernelGate;
+use policy::GatePolicy;
 use proc_drops::ProcDrops;
+use socket2::{SockRef, Type};
+use rules::Rules;
 
 /// Where the gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +71,9 @@ pub struct GateCounts {
     pub drops: [u64; KernelDrop::COUNT],
     /// Bundles that the filter looked at.
     pub judged_bundles: u64,
+    /// Of these, bundles that may have passed where their source had nothing left
+    /// (`BundleCount::Contended`).
+    pub contended_bundles: u64,
 }
 
 /// What the gate knows a guarded socket by, before and after it is closed.
@@ -76,25 +95,27 @@ impl SocketKey {
 /// The gate of this process; lives on the control thread, and must outlive the sockets it guards.
 pub struct Gate {
     place: Place,
-    listeners: usize,
+    /// In force.
+    policy: GatePolicy,
 }
 
 enum Place {
     Kernel(Box<KernelGate>),
-    UserSpace(ProcDrops),
+    UserSpace(StandIn, ProcDrops),
 }
 
 impl Gate {
-    /// Loads the programs and attaches the tracepoint, for listeners 0 to `listeners` − 1; call it
-    /// before any socket is bound.
+    /// Loads the programs and attaches the tracepoint; call it before any socket is bound. The
+    /// default policy holds: nothing is denied, limited or sampled.
     ///
     /// Fails for `GateMode::Required` only; `Auto` says loudly what is missing and leaves the work
     /// to the stand-in.
-    pub fn open(mode: GateMode, listeners: usize) -> Result<Self, GateError> {
+    pub fn open(mode: GateMode) -> Result<Self, GateError> {
+        let user_space = || Place::UserSpace(StandIn::new(), ProcDrops::default());
         let place = match mode {
-            GateMode::Off => Place::UserSpace(ProcDrops::default()),
-            GateMode::Required => Place::Kernel(Box::new(KernelGate::load(listeners)?)),
-            GateMode::Auto => match KernelGate::load(listeners) {
+            GateMode::Off => user_space(),
+            GateMode::Required => Place::Kernel(Box::new(KernelGate::load()?)),
+            GateMode::Auto => match KernelGate::load() {
                 Ok(gate) => Place::Kernel(Box::new(gate)),
                 Err(error) => {
                     tracing::warn!(
@@ -102,41 +123,140 @@ impl Gate {
                          the copy, and kernel drops are a lower bound from /proc/net/udp. \
                          `gate.mode = \"off\"` accepts this in silence."
                     );
-                    Place::UserSpace(ProcDrops::default())
+                    user_space()
                 }
             },
         };
-        Ok(Self { place, listeners })
+        let policy = GatePolicy::default();
+        Ok(Self { place, policy })
+    }
+
+    /// Puts a policy in force as a whole: no datagram is judged by a mixture of it and the one before
+    /// it. (The ratios are words of their own, a moment apart.) What sources have used up stays
+    /// used up. A policy with a mistake is refused, and the one before it still holds.
+    ///
+    /// In the kernel this waits for the programs that run: some milliseconds.
+    pub fn apply(&mut self, policy: &GatePolicy) -> Result<(), PolicyError> {
+        let rules = Rules::new(policy)?;
+        match &mut self.place {
+            Place::Kernel(gate) => gate.policy.apply(&rules)?,
+            Place::UserSpace(stand_in, _) => stand_in.apply(&rules),
+        }
+        self.policy = policy.clone();
+        Ok(())
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &GatePolicy {
+        &self.policy
+    }
+
+    /// The ratios by which datagrams are shed: for the shards, and for who measures pressure.
+    pub fn keep(&self) -> &KeepHandle {
+        match &self.place {
+            Place::Kernel(gate) => gate.policy.keep(),
+            Place::UserSpace(stand_in, _) => stand_in.keep(),
+        }
+    }
+
+    /// What pressure leaves of each priority, in sixteenths.
+    pub fn set_keep(&self, sixteenths: [u8; PRIORITY_MAX as usize + 1]) {
+        self.keep().set_pressure(sixteenths);
+    }
+
+    /// What the shards judge with, where the gate is not in the kernel.
+    pub fn stand_in(&self) -> Option<&StandIn> {
+        match &self.place {
+            Place::Kernel(_) => None,
+            Place::UserSpace(stand_in, _) => Some(stand_in),
+        }
     }
 
     pub fn kind(&self) -> GateKind {
         match self.place {
             Place::Kernel(_) => GateKind::Kernel,
-            Place::UserSpace(_) => GateKind::UserSpace,
+            Place::UserSpace(..) => GateKind::UserSpace,
         }
     }
 
-    /// Puts a UDP socket behind the gate: call it before `bind`, so that no datagram goes unjudged.
+    /// Puts a socket that takes frames behind the gate: call it before `bind`, so that nothing goes
+    /// unjudged. Of a TCP listener's socket the connections that are asked for are judged, and nothing
+    /// of those that there are. Also for a listener that is added later, and without any capability.
     pub fn guard(
         &mut self,
         listener: ListenerId,
         payload_len_max: u32,
         socket: BorrowedFd<'_>,
     ) -> Result<(), GateError> {
-        if usize::from(listener.0) >= self.listeners {
+        let slot = frame_slot(listener, payload_len_max);
+        self.guard_slot(listener, slot, socket)
+    }
+
+    /// The same for a socket that takes syslog messages.
+    pub fn guard_syslog(
+        &mut self,
+        listener: ListenerId,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), GateError> {
+        self.guard_slot(listener, syslog_slot(listener), socket)
+    }
+
+    fn guard_slot(
+        &mut self,
+        listener: ListenerId,
+        slot: SocketSlot,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), GateError> {
+        if slot.listener >= LISTENERS_MAX {
             return Err(GateError::Listener {
                 listener: listener.0,
-                listeners: self.listeners,
+                max: LISTENERS_MAX - 1,
             });
         }
         match &mut self.place {
-            Place::Kernel(gate) => gate.guard(listener, payload_len_max, socket),
-            Place::UserSpace(drops) => drops.watch(listener, socket).map_err(GateError::Stat),
+            Place::Kernel(gate) => gate.guard(listener, slot, socket),
+            Place::UserSpace(_, drops) => match is_stream(socket).map_err(GateError::Stat)? {
+                // What has no datagrams drops none.
+                true => Ok(()),
+                false => drops.watch(listener, socket).map_err(GateError::Stat),
+            },
         }
     }
 
-    /// From here on each datagram for the listener is counted as `closing` and dropped. In user
-    /// space the shard does the same by no longer receiving.
+    /// Has the gate say which of a listener's UDP sockets takes a bundle; all are bound to one
+    /// address, and the index is the shard. False where it cannot, and the kernel spreads senders by
+    /// its own hash of addresses and ports: each sender's order is kept by that too, unless it
+    /// changes its port.
+    pub fn steer(
+        &mut self,
+        listener: ListenerId,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<bool, GateError> {
+        match &mut self.place {
+            Place::Kernel(gate) if sockets.len() > 1 => gate.steer(listener, sockets),
+            _ => Ok(false),
+        }
+    }
+
+    /// Bundles that were steered, by what decided (`SteeredBy::ALL`).
+    pub fn steered(&self, listener: ListenerId) -> [u64; SteeredBy::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.steered(listener),
+            Place::UserSpace(..) => [0; SteeredBy::COUNT],
+        }
+    }
+
+    /// Attempts to open a connection, by verdict (`ConnectionVerdict::ALL`); all 0 where the shards
+    /// count.
+    pub fn connections(&self, listener: ListenerId) -> [u64; ConnectionVerdict::COUNT] {
+        match &self.place {
+            Place::Kernel(gate) => gate.connections(listener),
+            Place::UserSpace(..) => [0; ConnectionVerdict::COUNT],
+        }
+    }
+
+    /// From here on each datagram for the listener is counted as `closing` and dropped, and so is
+    /// each connection that is asked for. In user space the shard does the same by no longer receiving.
     pub fn close(&mut self, listener: ListenerId) {
         if let Place::Kernel(gate) = &mut self.place {
             gate.close(listener);
@@ -154,14 +274,14 @@ impl Gate {
     pub fn forget(&mut self, key: SocketKey) {
         match &mut self.place {
             Place::Kernel(gate) => gate.forget(key.cookie, key.inode),
-            Place::UserSpace(drops) => drops.forget(key.inode),
+            Place::UserSpace(_, drops) => drops.forget(key.inode),
         }
     }
 
     pub fn counts(&self, listener: ListenerId) -> GateCounts {
         match &self.place {
             Place::Kernel(gate) => gate.counts(listener),
-            Place::UserSpace(proc) => {
+            Place::UserSpace(_, proc) => {
                 let mut counts = GateCounts::default();
                 counts.drops[KernelDrop::ReceiveBuffer as usize] = proc.of(listener);
                 counts
@@ -174,7 +294,7 @@ impl Gate {
     pub fn drops_exact(&self) -> bool {
         match &self.place {
             Place::Kernel(gate) => gate.drops_exact(),
-            Place::UserSpace(_) => false,
+            Place::UserSpace(..) => false,
         }
     }
 
@@ -183,7 +303,7 @@ impl Gate {
     pub fn missed_events(&self) -> u64 {
         match &self.place {
             Place::Kernel(gate) => gate.missed_events(),
-            Place::UserSpace(_) => 0,
+            Place::UserSpace(..) => 0,
         }
     }
 
@@ -191,7 +311,7 @@ impl Gate {
     pub fn attached(&self, listener: ListenerId) -> bool {
         match &self.place {
             Place::Kernel(gate) => gate.attached(listener),
-            Place::UserSpace(_) => false,
+            Place::UserSpace(..) => false,
         }
     }
 
@@ -199,7 +319,16 @@ impl Gate {
     pub fn take_logger(&mut self) -> Option<GateLogger> {
         match &mut self.place {
             Place::Kernel(gate) => gate.take_logger(),
-            Place::UserSpace(_) => None,
+            Place::UserSpace(..) => None,
+        }
+    }
+
+    /// How often each loaded program has run while the kernel was told to count that
+    /// (BPF_ENABLE_STATS): for tests.
+    pub fn program_runs(&self) -> Vec<(&'static str, u64)> {
+        match &self.place {
+            Place::Kernel(gate) => gate.program_runs(),
+            Place::UserSpace(..) => Vec::new(),
         }
     }
 
@@ -207,7 +336,30 @@ impl Gate {
     pub fn verified_instructions(&self) -> Vec<(&'static str, u64)> {
         match &self.place {
             Place::Kernel(gate) => gate.verified_instructions(),
-            Place::UserSpace(_) => Vec::new(),
+            Place::UserSpace(..) => Vec::new(),
         }
+    }
+}
+
+/// Whether it is a TCP listener's socket, rather than a UDP one.
+fn is_stream(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(SockRef::from(&socket).r#type()? == Type::STREAM)
+}
+
+/// How the gate sees a socket that takes frames.
+pub fn frame_slot(listener: ListenerId, payload_len_max: u32) -> SocketSlot {
+    SocketSlot {
+        listener: u32::from(listener.0),
+        payload_len_max,
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+/// How the gate sees a socket that takes syslog messages.
+pub fn syslog_slot(listener: ListenerId) -> SocketSlot {
+    SocketSlot {
+        flags: SOCKET_SYSLOG,
+        ..frame_slot(listener, 0)
     }
 }

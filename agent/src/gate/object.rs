@@ -13,6 +13,9 @@ pub static OBJECT: Option<&[u8]> = None;
 /// Names within the object; `tests/tests/gate_object.rs` holds it to them.
 pub const FILTER: &str = "penstock_filter";
 pub const KERNEL_DROPS: &str = "penstock_kernel_drops";
+pub const CONNECTIONS: &str = "penstock_connections";
+pub const STEER: &str = "penstock_steer";
+pub const PROGRAMS: [&str; 4] = [FILTER, KERNEL_DROPS, CONNECTIONS, STEER];
 /// The tracepoint that `KERNEL_DROPS` is attached to.
 pub const TRACEPOINT: &str = "kfree_skb";
 
@@ -22,4 +25,16 @@ pub mod map {
     pub const KERNEL_DROPS: &str = "KERNEL_DROPS";
     pub const BUNDLES: &str = "BUNDLES";
     pub const STRAYS: &str = "STRAYS";
+    pub const CONNECTIONS: &str = "CONNECTIONS";
+    pub const SHARD_SOCKETS: &str = "SHARD_SOCKETS";
+    pub const STEERED_SHARDS: &str = "STEERED_SHARDS";
+    pub const STEERED: &str = "STEERED";
+    pub const GENERATION: &str = "GENERATION";
+    pub const POLICIES: &str = "POLICIES";
+    pub const LISTS: &str = "LISTS";
+    pub const LIMITS: &str = "LIMITS";
+    pub const SOURCES: &str = "SOURCES";
+    pub const NEWCOMERS: &str = "NEWCOMERS";
+    pub const KEEP: &str = "KEEP";
+    pub const TICKS: &str = "TICKS";
 }

@@ -70,6 +70,14 @@ pub static GATE_ATTACHED: Family = gauge(
     &["listener"],
     "1 where the gate runs in the kernel, 0 where its stand-in in user space gives the verdicts.",
 );
+pub static DATAGRAM_SIZE: Family = Family {
+    name: "penstock_datagram_size_bytes",
+    kind: Kind::Histogram,
+    unit: Unit::Bytes,
+    labels: &["listener"],
+    help: "Sizes of the datagrams that reached the gate, without their UDP headers, whatever their \
+           verdict.",
+};
 pub static KERNEL_DROPS: Family = counter(
     "penstock_kernel_drops_total",
     Unit::Count,

@@ -12,12 +12,14 @@ mod histogram;
 mod host;
 mod process;
 mod shard;
+mod sizes;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use agent_common::observe::SizeCounts;
 use metrics::{Counter, Gauge, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -38,6 +40,7 @@ pub struct Registry {
     totals: Mutex<BTreeMap<String, Arc<ListenerTotals>>>,
     journal_sync: Arc<Histogram>,
     ingest: Arc<Histogram>,
+    datagram_sizes: sizes::DatagramSizes,
     host: Mutex<host::HostCounters>,
 }
 
@@ -66,6 +69,7 @@ impl Registry {
             totals: Mutex::default(),
             journal_sync: Arc::default(),
             ingest: Arc::default(),
+            datagram_sizes: sizes::DatagramSizes::default(),
             host: Mutex::default(),
         }
     }
@@ -81,6 +85,7 @@ impl Registry {
         self.journal_sync
             .write(&mut text, &family::JOURNAL_SYNC_DURATION);
         self.ingest.write(&mut text, &family::INGEST_DURATION);
+        self.datagram_sizes.write(&mut text);
         self.host
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -92,6 +97,11 @@ impl Registry {
     /// What all shards together have published for a listener.
     pub fn listener_counts(&self, listener: &str) -> ListenerCounts {
         self.totals(listener).read()
+    }
+
+    /// What the gate has counted of a UDP listener's datagrams by size, since the process began.
+    pub fn datagram_sizes(&self, listener: &str, counts: &SizeCounts) {
+        self.datagram_sizes.set(listener, counts);
     }
 
     fn totals(&self, listener: &str) -> Arc<ListenerTotals> {

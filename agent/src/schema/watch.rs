@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::registry::Registry;
 use crate::config::settings::SchemaSettings;
+use crate::privilege;
 
 /// A change is in force after two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -29,9 +30,10 @@ impl Watch {
     /// Looks after the registry until dropped; where there is no folder it waits for one.
     pub fn start(registry: Registry) -> io::Result<Self> {
         let (wanted, changes) = channel();
-        let thread = Builder::new()
-            .name("schemas".to_owned())
-            .spawn(move || run(registry, &changes))?;
+        let thread = Builder::new().name("schemas".to_owned()).spawn(move || {
+            privilege::give_up();
+            run(registry, &changes);
+        })?;
         Ok(Self {
             wanted: Some(wanted),
             thread: Some(thread),

@@ -151,6 +151,8 @@ impl SegmentCall {
 pub struct ListenerCounters {
     /// Verdicts of the user-space stand-in; all 0 where the gate is in the kernel.
     pub gate_datagrams: [u64; Verdict::COUNT],
+    /// Bundles that the stand-in charged late (`GateCounts::contended_bundles`).
+    pub gate_contended_bundles: u64,
     pub received_datagrams: u64,
     pub received_bytes: u64,
     pub received_frames: u64,
@@ -170,6 +172,7 @@ impl Default for ListenerCounters {
         // Arrays have a `Default` of their own only up to 32 elements.
         Self {
             gate_datagrams: [0; Verdict::COUNT],
+            gate_contended_bundles: 0,
             received_datagrams: 0,
             received_bytes: 0,
             received_frames: 0,

@@ -1,9 +1,8 @@
 //! The closed list of what a worker asks of the kernel, and what comes back: plain data.
 //!
-//! A handler pushes an [`Op`] that names buffers by id; the fence (`uring/`) turns it into a
-//! submission, and a completion comes back as a [`Completion`] named after the op. A test can
-//! answer each op with any completion it likes: the whole daemon above the fence runs without a
-//! kernel.
+//! A handler pushes an [`Op`] that names buffers by id; the fence (`fence/`) does it, and what became
+//! of it comes back as a [`Completion`] named after the op. A test can answer each op with any
+//! completion it likes: the whole daemon above the fence runs without a kernel.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -304,13 +303,13 @@ pub struct Now {
     pub unix_ns: u64,
 }
 
-/// The fence: all a worker ever sees of a kernel. `uring::Ring` is the real one, the simulator in
-/// `tests/` the other.
+/// The fence: all a worker ever sees of a kernel. `fence::uring::Ring` and `fence::epoll::Poll` are
+/// the real ones, the simulator in `tests/` the third.
 pub trait Kernel {
     /// Queues an op; what has a completion is not begun before `wait`.
     fn push(&mut self, op: Op);
-    /// Submits what was pushed and waits for a completion, at most `timeout` (`None`: for ever).
-    /// An error means that the ring itself is broken.
+    /// Begins what was pushed and waits for a completion, at most `timeout` (`None`: for ever).
+    /// An error means that the fence itself is broken.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), Errno>;
     /// The next completion that has arrived.
     fn reap(&mut self) -> Option<Completion>;

@@ -28,6 +28,7 @@ use crate::config::settings::{SinkKind, SinkSettings};
 use crate::journal::feed::{Fed, FeedReceiver, JournalMarks, SinkMark};
 use crate::journal::format::{segment_file_name, shard_folder_name};
 use crate::journal::reader::{JournalReader, ReadError, oldest, read_segment_header};
+use crate::privilege;
 use crate::schema::table::Schemas;
 use crate::shard::buffer::SharedBlock;
 use crate::sink::clock::Clock;
@@ -109,9 +110,10 @@ fn spawn_loop<S: Sink + Send + 'static>(
 ) -> io::Result<JoinHandle<Result<(), SinkError>>> {
     let name = format!("sink-{}-{:02}", plan.settings.name, plan.shard);
     let folder = journal_folder(&plan);
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(move || Loop::new(sink, folder, plan).run())
+    std::thread::Builder::new().name(name).spawn(move || {
+        privilege::give_up();
+        Loop::new(sink, folder, plan).run()
+    })
 }
 
 /// Stands in for the thread of a sink that is not enabled: the sink's mark stays where its cursor

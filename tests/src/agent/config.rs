@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::forbid;
+
 /// Where the gate shall stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// `gate.mode = "auto"`: eBPF where the host has it.
     Kernel,
-    /// `gate.mode = "off"`.
+    /// `gate.mode = "off"`; where this run forbids eBPF "auto", so that the agent finds out itself.
     UserSpace,
 }
 
@@ -30,6 +32,8 @@ pub struct Config {
     pub top: &'static str,
     /// More lines of `[journal]`.
     pub journal: &'static str,
+    /// More lines of `[gate]`.
+    pub gate_more: &'static str,
     /// A folder of users' writer schemas.
     pub schemas_dir: Option<PathBuf>,
     /// More lines, at the end of the file.
@@ -65,6 +69,7 @@ impl Config {
             data_dir: None,
             top: "",
             journal: "",
+            gate_more: "",
             schemas_dir: None,
             more: "",
         }
@@ -81,12 +86,14 @@ impl Config {
             udp_receive_buffer,
             top,
             journal,
+            gate_more,
             more,
             ..
         } = self;
         let data_dir = self.data_dir.as_deref().unwrap_or(data_dir).display();
         let gate = match self.gate {
             Gate::Kernel => "auto",
+            Gate::UserSpace if forbid::forbids(forbid::BPF) => "auto",
             Gate::UserSpace => "off",
         };
         let schemas_dir = match &self.schemas_dir {
@@ -110,6 +117,7 @@ commit_interval = "{commit_interval}"
 {journal}
 [gate]
 mode = "{gate}"
+{gate_more}
 [listeners.udp]
 address = "udp://{udp_address}"
 receive_buffer = "{udp_receive_buffer}"

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use penstock::config::settings::{OnFull, Protocol, SyncMode};
+use penstock::gate::StandIn;
 use penstock::journal::dedup::Recalled;
 use penstock::journal::feed::{FeedReceiver, FeedSender, JournalMarks, feed};
 use penstock::journal::format::shard_folder_name;
@@ -283,14 +284,14 @@ impl Life {
                 protocol: Protocol::Tcp,
                 socket: port.listen(TCP),
                 payload_len_max: PAYLOAD_LEN_MAX,
-                stand_in: false,
+                stand_in: None,
             },
             ListenerPlan {
                 name: "udp".to_owned(),
                 protocol: Protocol::Udp,
                 socket: port.bind(UDP),
                 payload_len_max: PAYLOAD_LEN_MAX,
-                stand_in: setup.stand_in,
+                stand_in: setup.stand_in.then(StandIn::new),
             },
         ];
         Plan {

@@ -1,5 +1,7 @@
 //! `[gate]`: prefixes, limits, ratios.
 
+use agent_common::bucket::RATE_MAX;
+
 use super::{Key, quote, text};
 use crate::config::document::Leaf;
 use crate::config::mistake::Wrong;
@@ -8,7 +10,7 @@ use crate::config::unit::{
     format_byte_rate, format_count, format_rate, format_sixteenths, parse_byte_rate, parse_count,
     parse_rate, parse_sixteenths, parse_size, short_size,
 };
-use crate::gate::policy::{Prefix, PrefixFault};
+use crate::gate::policy::{Prefix, PrefixFault, Rate, SourceLimit};
 
 pub const GATE_MODE: Key<GateMode> = Key {
     path: "gate.mode",
@@ -134,6 +136,57 @@ pub fn parse_prefix(text: &str) -> Result<Prefix, Wrong> {
     })
 }
 
+/// `"8/16"` or `"50%"`, of a priority.
+pub fn parse_keep(ratio: &str) -> Result<u8, Wrong> {
+    parse_sixteenths(ratio)
+}
+
+/// A limit from its keys' texts; a rate without its burst, or a burst alone, is refused.
+pub fn parse_limit<'a>(given: impl Fn(&str) -> Option<&'a str>) -> Result<SourceLimit, Wrong> {
+    let value = |key: &Key<u64>| {
+        let text = given(key.path).map(|text| (key.parse)(&Leaf::Text(text.to_owned())));
+        text.transpose()
+            .map_err(|wrong| Wrong::new(format!("{}: {}", key.path, wrong.message), wrong.help))
+    };
+    let rate = |rate: &Key<u64>, burst: &Key<u64>| match (value(rate)?, value(burst)?) {
+        (None, None) => Ok(None),
+        (Some(sustained), Some(burst)) => Ok(Some(Rate { sustained, burst })),
+        (sustained, at_once) => Err(without_the_other(rate, sustained, burst, at_once)),
+    };
+    Ok(SourceLimit {
+        datagrams: rate(&LIMIT_RATE, &LIMIT_BURST)?,
+        bytes: rate(&LIMIT_BYTE_RATE, &LIMIT_BYTE_BURST)?,
+        connections: rate(&LIMIT_CONNECTION_RATE, &LIMIT_CONNECTION_BURST)?,
+    })
+}
+
+/// A rate without its burst, or the other way round, of which neither means anything alone.
+pub fn without_the_other(
+    rate: &Key<u64>,
+    sustained: Option<u64>,
+    burst: &Key<u64>,
+    at_once: Option<u64>,
+) -> Wrong {
+    match sustained {
+        Some(sustained) => Wrong::new(
+            format!("{} without {}", rate.path, burst.path),
+            format!(
+                "add {} = {}, say: what may come at once, here what two seconds bring",
+                burst.path,
+                (burst.show)(&sustained.saturating_mul(2)),
+            ),
+        ),
+        None => Wrong::new(
+            format!("{} without {}", burst.path, rate.path),
+            format!(
+                "add {} = {}, say: what may come in for good",
+                rate.path,
+                (rate.show)(&at_once.unwrap_or(2).div_ceil(2)),
+            ),
+        ),
+    }
+}
+
 /// A limit of nothing would be a deny list in disguise, and one that says `rate_limited`.
 fn limit(leaf: &Leaf, example: &str, parse: fn(&str) -> Result<u64, Wrong>) -> Result<u64, Wrong> {
     if let Leaf::Number(number) = leaf {
@@ -147,6 +200,10 @@ fn limit(leaf: &Leaf, example: &str, parse: fn(&str) -> Result<u64, Wrong>) -> R
         0 => Err(Wrong::new(
             format!("\"{given}\" is a limit of zero"),
             "write gate.deny to let nothing in; a limit is at least 1",
+        )),
+        limit if limit > RATE_MAX => Err(Wrong::new(
+            format!("\"{given}\" is more than the gate can count"),
+            "at most a million times a million; leave it out for no limit",
         )),
         limit => Ok(limit),
     }
@@ -225,6 +282,8 @@ mod tests {
         let leaf = |text: &str| Leaf::Text(text.to_owned());
         assert_eq!((LIMIT_RATE.parse)(&leaf("50k/s")), Ok(50_000));
         assert_eq!((LIMIT_BYTE_BURST.parse)(&leaf("40MB")), Ok(40_000_000));
+        assert_eq!((LIMIT_RATE.parse)(&leaf("1000G/s")), Ok(1_000_000_000_000));
+        (LIMIT_RATE.parse)(&leaf("1001G/s")).expect_err("more than is counted");
         let wrong = (LIMIT_RATE.parse)(&leaf("0/s")).expect_err("zero");
         assert!(wrong.message.contains("a limit of zero"), "{wrong:?}");
         let wrong = (LIMIT_BURST.parse)(&Leaf::Number("200".into())).expect_err("bare");

@@ -221,56 +221,30 @@ impl Reading {
         burst: &Key<u64>,
     ) -> Option<Rate> {
         let find = |key: &Key<u64>| entries.iter().find(|entry| entry.key == key.path);
-        match (find(rate), find(burst)) {
+        let (given_rate, given_burst) = (find(rate), find(burst));
+        let sustained = given_rate.map(|given| self.value(rate, path, given));
+        let at_once = given_burst.map(|given| self.value(burst, path, given));
+        match (sustained, at_once) {
             (None, None) => None,
-            (Some(given), None) => {
-                let help = match self.value(rate, path, given) {
-                    Some(sustained) => format!(
-                        "add {} = {}, say: what may come at once, here what two seconds bring",
-                        burst.path,
-                        (burst.show)(&sustained.saturating_mul(2)),
-                    ),
-                    None => return None,
-                };
-                self.alone(path, given, rate.path, burst.path, help)
-            }
-            (None, Some(given)) => {
-                let help = match self.value(burst, path, given) {
-                    Some(at_once) => format!(
-                        "add {} = {}, say: what may come in for good",
-                        rate.path,
-                        (rate.show)(&at_once.div_ceil(2)),
-                    ),
-                    None => return None,
-                };
-                self.alone(path, given, burst.path, rate.path, help)
-            }
-            (Some(given_rate), Some(given_burst)) => {
-                let sustained = self.value(rate, path, given_rate);
-                let burst = self.value(burst, path, given_burst);
-                Some(Rate {
-                    sustained: sustained?,
-                    burst: burst?,
-                })
+            (Some(sustained), Some(burst)) => Some(Rate {
+                sustained: sustained?,
+                burst: burst?,
+            }),
+            (sustained, at_once) => {
+                // Of a value that is wrong by itself nothing more is said.
+                let sustained = sustained.map_or(Some(None), |value| value.map(Some))?;
+                let at_once = at_once.map_or(Some(None), |value| value.map(Some))?;
+                let given = given_rate.or(given_burst)?;
+                let wrong = key::without_the_other(rate, sustained, burst, at_once);
+                self.faults.push(Fault {
+                    place: given.place.clone(),
+                    message: format!("{path} has {}", wrong.message),
+                    help: wrong.help,
+                    other: None,
+                });
+                None
             }
         }
-    }
-
-    fn alone(
-        &mut self,
-        path: &str,
-        given: &Entry,
-        one: &str,
-        other: &str,
-        help: String,
-    ) -> Option<Rate> {
-        self.faults.push(Fault {
-            place: given.place.clone(),
-            message: format!("{path} has {one} without {other}"),
-            help,
-            other: None,
-        });
-        None
     }
 
     fn value(&mut self, key: &Key<u64>, path: &str, entry: &Entry) -> Option<u64> {

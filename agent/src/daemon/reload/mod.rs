@@ -218,7 +218,10 @@ impl Agent {
     fn plan(&self, asked: &Asked, fresh: Fresh) -> Step {
         let Fresh { loaded, warnings } = fresh;
         let source = loaded.source();
-        let plan = match plan::plan(&self.settings, &loaded.settings, self.orders.len() as u16) {
+        let mut in_force = self.settings.clone();
+        // Where `penstock gate` has changed it, the file's word is a change.
+        in_force.gate.policy = self.shared.gate().policy().clone();
+        let plan = match plan::plan(&in_force, &loaded.settings, self.orders.len() as u16) {
             Ok(plan) => plan,
             Err(impossible) => {
                 let failure = Failure::new(Exit::Config, impossible.to_string());

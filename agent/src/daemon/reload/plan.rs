@@ -139,6 +139,8 @@ pub fn plan(old: &Settings, new: &Settings, shards: u16) -> Result<Plan, Impossi
     let mut restart = Restart::default();
     let Settings {
         data_dir,
+        user,
+        io,
         shards: shard_setting,
         stop_timeout,
         memory_max,
@@ -200,6 +202,8 @@ pub fn plan(old: &Settings, new: &Settings, shards: u16) -> Result<Plan, Impossi
     let AdminSettings { address, socket } = admin;
     let settings = Settings {
         data_dir: restart.keep("data_dir", &old.data_dir, data_dir),
+        user: restart.keep("user", &old.user, user),
+        io: restart.keep("io", &old.io, io),
         shards: restart.keep("shards", &old.shards, shard_setting),
         stop_timeout: *stop_timeout,
         memory_max: restart.keep("memory_max", &old.memory_max, memory_max),

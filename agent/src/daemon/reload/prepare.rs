@@ -9,7 +9,7 @@ use crate::daemon::agent::Agent;
 use crate::daemon::listen::{self, Bound};
 use crate::daemon::systemd::SocketStore;
 use crate::exit::{Exit, Failure};
-use crate::gate::{Gate, GateKind};
+use crate::gate::Gate;
 use crate::limits::{LISTENER_NAMES_MAX, SINK_NAMES_MAX};
 use crate::shard::op::ListenerId;
 
@@ -65,8 +65,11 @@ impl Agent {
                          started, the most that a journal segment holds: restart it"
                     ),
                 )),
-                Some(id) => listen::bind(id, wanted, shards, &mut gate, &mut self.store)
-                    .map(|bound| (id, bound)),
+                Some(id) => {
+                    let store = &mut self.store;
+                    let bind = || listen::bind(id, wanted, shards, &mut gate, store);
+                    self.kept.raised(bind).map(|bound| (id, bound))
+                }
             };
             match bound {
                 Ok((id, bound)) => {
@@ -81,11 +84,21 @@ impl Agent {
                 }
             }
         }
+        drop((listeners, gate));
+        for change in &plan.changes {
+            // Whole or not at all, and the last that can fail.
+            if let Change::Gate(policy) = change
+                && let Err(error) = self.configure_gate(policy)
+            {
+                prepared.undo(&mut shared.gate(), &mut self.store);
+                let why = format!("the gate: {error}");
+                return Err(Failure::new(Exit::Unavailable, why));
+            }
+        }
         Ok(prepared)
     }
 
     pub(super) fn take_listeners(&self, changes: &[Change], prepared: Prepared) {
-        let stand_in = self.shared.gate_kind == GateKind::UserSpace;
         let mut listeners = self.shared.listeners();
         let mut gate = self.shared.gate();
         for change in changes {
@@ -101,7 +114,9 @@ impl Agent {
         for (id, settings, bound) in prepared.listeners {
             tracing::info!(listener = %settings.name, address = %bound.address, "listening");
             self.shared.show_listener(id, &settings);
-            listeners.join(id, settings, bound, stand_in, &self.orders);
+            // Not before: until here it was the old sockets' number.
+            listen::steer(id, &settings, &bound, &mut gate);
+            listeners.join(id, settings, bound, gate.stand_in(), &self.orders);
         }
     }
 
@@ -111,7 +126,8 @@ impl Agent {
             return;
         };
         for socket in &bound.sockets {
-            if let Err(error) = listen::set_receive_buffer(socket, settings, bytes) {
+            let set = || listen::set_receive_buffer(socket, settings, bytes);
+            if let Err(error) = self.kept.raised(set) {
                 let listener = &settings.name;
                 tracing::error!(%listener, "receive_buffer stays as it was: {error}");
             }

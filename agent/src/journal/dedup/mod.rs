@@ -8,13 +8,12 @@
 //! reason, leaves no trace here: a retry of it is judged anew. What was taken and then lost with a
 //! poisoned segment is taken back out.
 
-pub mod owner;
 mod recalled;
 pub mod snapshot;
 pub mod table;
 pub mod window;
 
-pub use owner::owner;
+pub use agent_common::owner::owner;
 pub use recalled::{Recalled, StartBarrier};
 pub use table::{Judgement, Known, Remembered, Windows};
 pub use window::{Verdict, WINDOW_LEN, Window};

@@ -159,7 +159,7 @@ impl<K: Kernel> Worker<K> {
                         Protocol::Tcp => true,
                         Protocol::Udp => {
                             let quiet = now_ns.saturating_sub(quiet_since) >= DRAIN_QUIET_NS;
-                            let enough = listener.plan.stand_in
+                            let enough = listener.plan.stand_in.is_some()
                                 && now_ns.saturating_sub(*since_ns) >= DRAIN_OPEN_NS;
                             // Without a receive in the kernel, quiet means nothing.
                             (quiet && listener.armed) || enough || listener.cancelling

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::settings::Protocol;
+use crate::gate::StandIn;
 use crate::journal::writer::JournalPlan;
 use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
@@ -34,15 +35,15 @@ pub struct Plan {
 }
 
 /// One listener, as this shard sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ListenerPlan {
     pub name: String,
     pub protocol: Protocol,
     /// Bound, and for TCP listening.
     pub socket: Socket,
     pub payload_len_max: u32,
-    /// The gate is not in the kernel: the worker judges each bundle itself.
-    pub stand_in: bool,
+    /// Where the gate is not in the kernel, the worker judges each bundle itself.
+    pub stand_in: Option<StandIn>,
 }
 
 /// Who looks at a shard's counts. Called on the shard's thread, once per wake-up.

@@ -11,7 +11,7 @@ use super::acknowledge::{
 use super::stop::Life;
 use crate::config::settings::Protocol;
 use crate::frame::parse_datagram;
-use crate::gate::standin::{self, BundleVerdict};
+use crate::gate::{frame_slot, standin};
 use crate::journal::writer::Room;
 use crate::shard::counters::CloseReason;
 use crate::shard::intake::{Origin, Taken};
@@ -197,14 +197,13 @@ impl<K: Kernel> Worker<K> {
         listener.last_bundle_ns = self.now.monotonic_ns;
         let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
         let payload = &self.kernel.bytes(&bundle.lease)[range(&bundle)];
-        if listener.plan.stand_in {
-            let verdict = standin::judge_bundle(
-                payload,
-                bundle.segment_len,
-                listener.plan.payload_len_max,
-                &mut counts.gate_datagrams,
-            );
-            if verdict == BundleVerdict::Drop {
+        if let Some(stand_in) = &mut listener.plan.stand_in {
+            let slot = frame_slot(id, listener.plan.payload_len_max);
+            let now_ns = self.now.monotonic_ns;
+            let outcome = stand_in.judge(&slot, bundle.from, payload, bundle.segment_len, now_ns);
+            standin::count(&outcome, &mut counts.gate_datagrams);
+            counts.gate_contended_bundles += u64::from(outcome.contended);
+            if !outcome.passes() {
                 return self.give_back(bundle.lease);
             }
         }

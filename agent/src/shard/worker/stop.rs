@@ -62,7 +62,10 @@ impl<K: Kernel> Worker<K> {
             Life::Draining { since_ns } => {
                 self.cancel_listeners(Protocol::Tcp);
                 let quiet = now_ns.saturating_sub(self.last_bundle_ns) >= DRAIN_QUIET_NS;
-                let stand_in = self.listeners.iter().any(|listener| listener.plan.stand_in);
+                let stand_in = self
+                    .listeners
+                    .iter()
+                    .any(|listener| listener.plan.stand_in.is_some());
                 let open = stand_in || self.sockets_kept;
                 let enough = open && now_ns.saturating_sub(since_ns) >= DRAIN_OPEN_NS;
                 let drained = (quiet || enough) && self.held.is_empty();

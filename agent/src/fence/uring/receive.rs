@@ -9,16 +9,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
+use crate::fence::buffers::ReceiveBuffers;
 use crate::shard::op::{Group, Lease};
 use crate::shard::region::Region;
 
 /// One group's buffers.
 pub struct ReceivePool {
-    group: Group,
-    buffers: Region,
-    buffer_len: usize,
+    buffers: ReceiveBuffers,
     entries: Region,
-    count: u16,
     /// How many entries were ever added; the kernel sees it modulo 2^16.
     tail: u16,
 }
@@ -31,25 +29,20 @@ impl ReceivePool {
         count: usize,
         buffer_len: usize,
     ) -> std::io::Result<Self> {
-        assert!(
-            count.is_power_of_two() && count <= 1 << 15,
-            "{count} buffers"
-        );
+        assert!(count.is_power_of_two(), "{count} buffers");
         let mut pool = Self {
-            group,
-            buffers: Region::new(count * buffer_len),
-            buffer_len,
+            buffers: ReceiveBuffers::new(group, count, buffer_len),
             entries: Region::new(count * size_of::<BufRingEntry>()),
-            count: count as u16,
             tail: 0,
         };
         let address = pool.entries.at(0, 0) as u64;
         // SAFETY: the entries' region is page-aligned, holds `count` entries, and lives as long as
         // the ring: `Ring` drops its io_uring before its pools (field order).
         unsafe {
-            submitter.register_buf_ring_with_flags(address, pool.count, group_number(group), 0)
+            let count = pool.buffers.count();
+            submitter.register_buf_ring_with_flags(address, count, group_number(group), 0)
         }?;
-        for id in 0..pool.count {
+        for id in 0..pool.buffers.count() {
             pool.add(id);
         }
         Ok(pool)
@@ -57,21 +50,11 @@ impl ReceivePool {
 
     /// A lease of the buffer that a completion named.
     pub fn lease(&self, id: u16, len: u32) -> Lease {
-        assert!(
-            id < self.count && len as usize <= self.buffer_len,
-            "buffer {id} with {len} bytes"
-        );
-        Lease::from_fence(self.group, id, len)
+        self.buffers.lease(id, len)
     }
 
     pub fn bytes(&self, lease: &Lease) -> &[u8] {
-        let len = lease.len as usize;
-        let start = self
-            .buffers
-            .at(usize::from(lease.id()) * self.buffer_len, len);
-        // SAFETY: the lease's holder has the buffer until `give_back` consumes the lease; the
-        // kernel writes only buffers that stand in its ring.
-        unsafe { std::slice::from_raw_parts(start, len) }
+        self.buffers.bytes(lease)
     }
 
     pub fn give_back(&mut self, lease: Lease) {
@@ -79,19 +62,17 @@ impl ReceivePool {
     }
 
     fn add(&mut self, id: u16) {
-        let slot = usize::from(self.tail & (self.count - 1));
+        let slot = usize::from(self.tail & (self.buffers.count() - 1));
         let entry_at = self
             .entries
             .at(slot * size_of::<BufRingEntry>(), size_of::<BufRingEntry>())
             .cast::<BufRingEntry>();
-        let buffer = self
-            .buffers
-            .at(usize::from(id) * self.buffer_len, self.buffer_len);
+        let buffer = self.buffers.address(id);
         // SAFETY: the slot lies behind the tail, where the kernel does not look: there are never
         // more entries than buffers, as a buffer is added only when its lease comes back.
         let entry = unsafe { &mut *entry_at };
         entry.set_addr(buffer as u64);
-        entry.set_len(self.buffer_len as u32);
+        entry.set_len(self.buffers.len() as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
         let base = self.entries.at(0, 0).cast::<BufRingEntry>().cast_const();

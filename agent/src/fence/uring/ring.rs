@@ -5,12 +5,8 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,91 +14,38 @@ use agent_common::frame::FRAME_HEADER_LEN;
 use io_uring::types::{Fd, FsyncFlags, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use crate::journal::format::segment_file_name;
+use crate::fence::buffers::SendBuffers;
+use crate::fence::folder::{JournalFolder, SEGMENT_MODE, allocated, segment_name};
+use crate::fence::message::{gro_segment_len, socket_address};
+use crate::fence::socket::{accepted, peek_now, set_receive_mark, shutdown};
+use crate::fence::uring::receive::{ReceivePool, group_number};
+use crate::fence::uring::token::Token;
+use crate::fence::{FenceError, FencePlan, clock, failed, wake};
 use crate::limits;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{
-    Accepted, Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, Peeked, PeerId, Received,
-    SegmentFile, SendLease, Socket,
+    Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, Received, SegmentFile,
+    SendLease, Socket,
 };
-use crate::shard::region::Region;
-use crate::uring::message::{gro_segment_len, socket_address};
-use crate::uring::receive::{ReceivePool, group_number};
-use crate::uring::token::Token;
 
 /// Submissions queued between two waits; beyond it the queue is submitted early.
 const SUBMISSIONS: u32 = 1024;
 /// Completions that fit before the kernel keeps them aside (it loses none: FEAT_NODROP, 5.5).
 const COMPLETIONS: u32 = 8192;
 
-/// What a ring needs to know.
-pub struct RingPlan {
-    /// The shard's journal folder; it exists.
-    pub folder: PathBuf,
-    pub blocks: Arc<BlockPool>,
-    pub tcp_buffers: usize,
-    pub udp_buffers: usize,
-    pub send_buffers: usize,
-    /// Read end of the shard's waker.
-    pub wake: OwnedFd,
-}
-
-/// A ring that cannot be had, with the call that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{call}: {source}")]
-pub struct RingError {
-    pub call: &'static str,
-    pub source: io::Error,
-}
-
-fn failed(call: &'static str) -> impl FnOnce(io::Error) -> RingError {
-    move |source| RingError { call, source }
-}
-
-/// Wakes a worker from another thread.
-#[derive(Clone)]
-pub struct Waker(Arc<OwnedFd>);
-
-impl Waker {
-    pub fn wake(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: eight bytes are read from a local array; the descriptor is open as long as self.
-        let written = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-        // Only a counter near 2^64 could refuse, and then the worker is awake anyway.
-        debug_assert_eq!(written, 8);
-    }
-}
-
-/// A waker and the end that the ring watches.
-pub fn waker() -> io::Result<(Waker, OwnedFd)> {
-    // SAFETY: no pointers; a valid descriptor or -1 comes back.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: eventfd just returned it, so nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let watched = fd.try_clone()?;
-    Ok((Waker(Arc::new(fd)), watched))
-}
-
-/// The real kernel of a worker. Field order matters: the ring goes before the memory that it was
+/// One of the two real kernels of a worker. Field order matters: the ring goes before the memory that it was
 /// given.
 pub struct Ring {
     ring: IoUring,
     tcp: ReceivePool,
     udp: ReceivePool,
-    send: Region,
-    send_free: Vec<u16>,
+    send: SendBuffers,
     /// Whose each send buffer in flight is.
     sends: Vec<Option<(PeerId, SendLease)>>,
     blocks: Arc<BlockPool>,
     /// Blocks are registered with the kernel, which then need not pin their pages at each write.
     blocks_registered: bool,
-    folder: File,
-    folder_path: PathBuf,
-    /// The file system takes O_DIRECT.
-    direct: bool,
+    folder: JournalFolder,
     /// The sockets of peers whose first frame is waited for.
     peeks: HashMap<PeerId, Socket>,
     /// Path names that the kernel still reads, by token.
@@ -114,13 +57,8 @@ pub struct Ring {
 
 impl Ring {
     /// Must be called on the thread that will use it.
-    pub fn new(plan: RingPlan) -> Result<Self, RingError> {
-        let ring: IoUring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
-            .map_err(failed("io_uring_setup"))?;
+    pub fn new(plan: FencePlan) -> Result<Self, FenceError> {
+        let ring = build().map_err(failed("io_uring_setup"))?;
         let submitter = ring.submitter();
         let tcp = ReceivePool::register(
             &submitter,
@@ -137,15 +75,7 @@ impl Ring {
         )
         .map_err(failed("io_uring_register (UDP receive buffers)"))?;
         let blocks_registered = register_blocks(&submitter, &plan.blocks);
-        let folder = File::open(&plan.folder).map_err(failed("open (journal folder)"))?;
-        let direct = takes_direct(&plan.folder).map_err(failed("open (journal folder)"))?;
-        if !direct {
-            tracing::warn!(
-                folder = %plan.folder.display(),
-                "the file system refuses O_DIRECT: the journal is written through the page cache, \
-                 several times slower",
-            );
-        }
+        let folder = JournalFolder::open(&plan.folder)?;
         // SAFETY: all zeroes is a valid msghdr: no name, no buffers, no control.
         let mut message: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         message.msg_namelen = limits::UDP_NAME_LEN as u32;
@@ -154,14 +84,11 @@ impl Ring {
             ring,
             tcp,
             udp,
-            send: Region::new(plan.send_buffers * limits::SEND_BUFFER_LEN),
-            send_free: (0..plan.send_buffers as u16).rev().collect(),
+            send: SendBuffers::new(plan.send_buffers),
             sends: (0..plan.send_buffers).map(|_| None).collect(),
             blocks: plan.blocks,
             blocks_registered,
             folder,
-            folder_path: plan.folder,
-            direct,
             peeks: HashMap::with_capacity(2 * limits::CONNECTIONS_MAX),
             paths: HashMap::new(),
             message,
@@ -187,8 +114,8 @@ impl Ring {
     }
 
     fn path(&mut self, token: Token, number: u64) -> *const libc::c_char {
-        let name = CString::new(segment_file_name(number)).expect("digits and a dot");
         // Boxed bytes do not move when the map grows.
+        let name = segment_name(number);
         self.paths.entry(token.pack()).or_insert(name).as_ptr()
     }
 
@@ -210,10 +137,10 @@ impl Ring {
     }
 
     /// Waits until a header is there as a whole: a poll that looks only once has no buffer in the
-    /// kernel. SO_RCVLOWAT holds for poll since Linux 2.6.28 (socket(7)). A receive with MSG_WAITALL would not do: io_uring goes on behind what a first look has
+    /// kernel. A receive with MSG_WAITALL would not do: io_uring goes on behind what a first look has
     /// found, which MSG_PEEK then finds again.
     fn peek(&mut self, peer: PeerId, socket: Socket) {
-        set_receive_mark(socket, FRAME_HEADER_LEN as libc::c_int);
+        set_receive_mark(socket, FRAME_HEADER_LEN);
         self.peeks.insert(peer, socket);
         let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
         let poll = opcode::PollAdd::new(Fd(socket.0), events);
@@ -222,9 +149,7 @@ impl Ring {
 
     fn send_acks(&mut self, peer: PeerId, socket: Socket, lease: SendLease) {
         let id = usize::from(lease.id());
-        let offset = id * limits::SEND_BUFFER_LEN + lease.sent as usize;
-        let len = lease.filled - lease.sent;
-        let address = self.send.at(offset, len as usize).cast_const();
+        let (address, len) = self.send.unsent(&lease);
         // The flag: a peer that is gone is an error to us, not a signal to the process.
         let send = opcode::Send::new(Fd(socket.0), address, len).flags(libc::MSG_NOSIGNAL);
         self.submit(send.build(), Token::Send(lease.id()));
@@ -243,7 +168,7 @@ impl Ring {
         Some(match token {
             Token::Cancel => return None,
             Token::Wake => {
-                self.drain_wake();
+                wake::drain(&self.wake);
                 if !more {
                     self.watch_wake();
                 }
@@ -293,11 +218,7 @@ impl Ring {
                 Completion::SegmentOpened { number, result }
             }
             Token::SegmentAllocate(number) => {
-                // Where a file system cannot preallocate, writes allocate as they go.
-                let result = match done {
-                    Err(Errno(libc::EOPNOTSUPP)) => Ok(()),
-                    other => other,
-                };
+                let result = allocated(done);
                 Completion::SegmentAllocated { number, result }
             }
             Token::FolderSync(number) => Completion::FolderSynced {
@@ -371,18 +292,6 @@ impl Ring {
             lease,
         })
     }
-
-    fn drain_wake(&self) {
-        let mut count = [0; 8];
-        // SAFETY: eight bytes are written to a local array; the descriptor is ours.
-        // An error says that nothing was there, which is as good.
-        let _ = unsafe { libc::read(self.wake.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
-    }
-
-    /// The journal folder, for messages.
-    pub fn folder(&self) -> &Path {
-        &self.folder_path
-    }
 }
 
 impl Kernel for Ring {
@@ -422,10 +331,9 @@ impl Kernel for Ring {
             Op::SegmentOpen { number } => {
                 let token = Token::SegmentOpen(number);
                 let path = self.path(token, number);
-                let direct = if self.direct { libc::O_DIRECT } else { 0 };
-                let open = opcode::OpenAt::new(Fd(self.folder.as_raw_fd()), path)
-                    .flags(libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_CLOEXEC | direct)
-                    .mode(0o640);
+                let open = opcode::OpenAt::new(Fd(self.folder.fd()), path)
+                    .flags(self.folder.segment_flags())
+                    .mode(SEGMENT_MODE);
                 self.submit(open.build(), token);
             }
             Op::SegmentAllocate { number, file, len } => {
@@ -452,7 +360,7 @@ impl Kernel for Ring {
             Op::SegmentRemove { number } => {
                 let token = Token::SegmentRemove(number);
                 let path = self.path(token, number);
-                let remove = opcode::UnlinkAt::new(Fd(self.folder.as_raw_fd()), path);
+                let remove = opcode::UnlinkAt::new(Fd(self.folder.fd()), path);
                 self.submit(remove.build(), token);
             }
         }
@@ -487,10 +395,7 @@ impl Kernel for Ring {
     }
 
     fn now(&self) -> Now {
-        Now {
-            monotonic_ns: clock(libc::CLOCK_MONOTONIC),
-            unix_ns: clock(libc::CLOCK_REALTIME),
-        }
+        clock::now()
     }
 
     fn bytes(&self, lease: &Lease) -> &[u8] {
@@ -508,25 +413,21 @@ impl Kernel for Ring {
     }
 
     fn take_send_buffer(&mut self) -> Option<SendLease> {
-        self.send_free.pop().map(SendLease::from_fence)
+        self.send.take()
     }
 
     fn send_bytes_mut(&mut self, lease: &mut SendLease) -> &mut [u8] {
-        let len = limits::SEND_BUFFER_LEN;
-        let start = self.send.at(usize::from(lease.id()) * len, len);
-        // SAFETY: the lease is unique and borrowed mutably; the kernel reads a send buffer only
-        // between `AckSend`, which takes the lease, and its completion, which brings it back.
-        unsafe { std::slice::from_raw_parts_mut(start, len) }
+        self.send.bytes_mut(lease)
     }
 
     fn give_back_send(&mut self, lease: SendLease) {
-        self.send_free.push(lease.id());
+        self.send.give_back(lease);
     }
 }
 
 impl Ring {
     fn sync_folder(&mut self, token: Token) {
-        let sync = opcode::Fsync::new(Fd(self.folder.as_raw_fd()));
+        let sync = opcode::Fsync::new(Fd(self.folder.fd()));
         self.submit(sync.build(), token);
     }
 
@@ -536,6 +437,15 @@ impl Ring {
             Token::Cancel,
         );
     }
+}
+
+/// The ring alone, without buffers.
+pub(super) fn build() -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_cqsize(COMPLETIONS)
+        .build(SUBMISSIONS)
 }
 
 /// Registers each block, by its id. Without CAP_IPC_LOCK the kernel may refuse (RLIMIT_MEMLOCK):
@@ -556,101 +466,4 @@ fn register_blocks(submitter: &io_uring::Submitter<'_>, blocks: &BlockPool) -> b
             false
         }
     }
-}
-
-/// Whether files in `folder` can be opened with O_DIRECT; tried with one, as no call tells.
-fn takes_direct(folder: &Path) -> io::Result<bool> {
-    let probe = folder.join(".direct-probe");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o640);
-    let direct = options.clone().custom_flags(libc::O_DIRECT).open(&probe);
-    let outcome = match direct {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            options.open(&probe).map(|_| false)
-        }
-        Err(error) => Err(error),
-    };
-    // A probe left behind harms nobody: the data folder is locked, and the name is ours alone.
-    let _ = std::fs::remove_file(&probe);
-    outcome
-}
-
-/// The new socket and who is at its other end.
-fn accepted(fd: RawFd) -> Accepted {
-    let on: libc::c_int = 1;
-    // SAFETY: an int's address and size; the descriptor came with this completion. Acknowledgements
-    // are small and must not wait for each other; if it fails they are only slower.
-    unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        );
-    }
-    let mut address = [0u8; size_of::<libc::sockaddr_storage>()];
-    let mut len = address.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes of a buffer of that length.
-    let named = unsafe { libc::getpeername(fd, address.as_mut_ptr().cast(), &mut len) };
-    let address: Option<SocketAddr> = match named {
-        0 => socket_address(&address[..len as usize]),
-        _ => None,
-    };
-    Accepted {
-        socket: Socket(fd),
-        address,
-    }
-}
-
-/// The first bytes of a stream, which stay in the socket.
-fn peek_now(socket: Socket) -> Result<Peeked, Errno> {
-    let mut head = [0; FRAME_HEADER_LEN];
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: at most the array's length is written to it; the socket is its peer's, which is not
-    // closed while a peek is under way.
-    let len = unsafe { libc::recv(socket.0, head.as_mut_ptr().cast(), head.len(), flags) };
-    match usize::try_from(len) {
-        Ok(len) => Ok(Peeked { head, len }),
-        Err(_) => Err(Errno(
-            io::Error::last_os_error()
-                .raw_os_error()
-                .unwrap_or(libc::EIO),
-        )),
-    }
-}
-
-/// How many bytes make a socket ready to be read (SO_RCVLOWAT); the end and an error always do.
-fn set_receive_mark(socket: Socket, bytes: libc::c_int) {
-    // SAFETY: an int's address and size; the socket is open. It cannot fail for a TCP socket and a
-    // positive number.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.0,
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const bytes).cast(),
-            size_of_val(&bytes) as libc::socklen_t,
-        )
-    };
-    debug_assert_eq!(set, 0, "SO_RCVLOWAT");
-}
-
-fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel writes one timespec; both clocks exist on every Linux.
-    unsafe { libc::clock_gettime(id, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-/// At once, and not through the ring: a worker thread of the kernel's would do it, which looks the
-/// descriptor up when it gets to it (io_wq_submit_work, Linux 6.18). The close that follows may have
-/// overtaken it by then, and the number be another connection's.
-fn shutdown(socket: Socket, how: libc::c_int) {
-    // SAFETY: no pointers. The worker closes the socket later, by `PeerClose`, so the descriptor is
-    // open and its own. The call does not block; its failure means that the peer was quicker.
-    unsafe { libc::shutdown(socket.0, how) };
 }

@@ -83,11 +83,11 @@ impl Token {
     }
 }
 
-fn pack_peer(peer: PeerId) -> u64 {
+pub(in crate::fence) fn pack_peer(peer: PeerId) -> u64 {
     u64::from(peer.generation) << 16 | u64::from(peer.slot)
 }
 
-fn unpack_peer(subject: u64) -> PeerId {
+pub(in crate::fence) fn unpack_peer(subject: u64) -> PeerId {
     PeerId {
         slot: subject as u16,
         generation: (subject >> 16) as u16,
