@@ -27,10 +27,10 @@
 //! up stays, whatever the generation.
 
 use crate::connection::ConnectionVerdict;
-use crate::steer::SteeredBy;
 use crate::keep::{Keep, PRIORITIES};
 use crate::limit::Limit;
 use crate::source::{FAMILY_V4, Source};
+use crate::steer::SteeredBy;
 use crate::verdict::{KernelDrop, Verdict};
 
 /// Listeners that the counts have places for: all names that listeners may have in one life of the

@@ -3,9 +3,7 @@
 
 use agent_common::bundle::BundleShape;
 use agent_common::layout::LISTENERS_MAX;
-use agent_common::observe::{
-    SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WHO_MAX, sizes,
-};
+use agent_common::observe::{SIZE_SUM, SIZE_WORDS, SizeCounts, SourceCounts, WHO_MAX, sizes};
 use agent_common::source::Source;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;

@@ -72,12 +72,16 @@ fn from(address: &str, to: SocketAddr) -> UdpSocket {
 
 fn verdicts(agent: &Agent, verdict: &str) -> u64 {
     let labels = [("listener", "udp"), ("verdict", verdict)];
-    agent.metrics().one("penstock_gate_datagrams_total", &labels)
+    agent
+        .metrics()
+        .one("penstock_gate_datagrams_total", &labels)
 }
 
 fn accepted(agent: &Agent) -> u64 {
     let labels = [("listener", "udp")];
-    agent.metrics().sum("penstock_accepted_frames_total", &labels)
+    agent
+        .metrics()
+        .sum("penstock_accepted_frames_total", &labels)
 }
 
 /// Waits until a count is what was sent.
@@ -94,7 +98,10 @@ fn until(what: &str, expected: u64, mut count: impl FnMut() -> u64) {
 fn a_denied_prefix_lets_nothing_in_until_it_is_removed(place: Gate) {
     let home = Home::new();
     let agent = home.start(&Config::new(place));
-    let (bad, good) = (from("127.9.0.1", agent.udp()), from("127.8.0.1", agent.udp()));
+    let (bad, good) = (
+        from("127.9.0.1", agent.udp()),
+        from("127.8.0.1", agent.udp()),
+    );
     let send = |socket: &UdpSocket, frames: u64| {
         for sequence in 1..=frames {
             socket.send(&frame(2, sequence)).expect("send");
@@ -132,7 +139,10 @@ fn a_denied_prefix_lets_nothing_in_until_it_is_removed(place: Gate) {
 fn a_limit_holds_for_the_source_it_names(place: Gate) {
     let home = Home::new();
     let agent = home.start(&Config::new(place));
-    let (one, other) = (from("127.9.0.1", agent.udp()), from("127.8.0.1", agent.udp()));
+    let (one, other) = (
+        from("127.9.0.1", agent.udp()),
+        from("127.8.0.1", agent.udp()),
+    );
     // One an hour would be 0/s: one a second, and ten at once. Newcomers get as much, together.
     done(&home, &["limit", "127.9.0.0/16", "1/s", "10"]);
     for sequence in 1..=200 {
@@ -182,7 +192,10 @@ fn a_refused_change_changes_nothing(place: Gate) {
     assert_eq!(before["policy"]["deny"][0], "192.0.2.0/24");
     for (arguments, words) in [
         (&["deny", "10.0.0.1/8"][..], "did you mean \"10.0.0.0/8\"?"),
-        (&["deny", "198.51.100.0/24", "nonsense"], "\"nonsense\" is no prefix"),
+        (
+            &["deny", "198.51.100.0/24", "nonsense"],
+            "\"nonsense\" is no prefix",
+        ),
         (&["allow", "192.0.2.0/24"], "is in gate.deny"),
         (&["limit", "10.0.0.0/8", "50k/s"], "add burst"),
         (&["limit", "10.0.0.0/8", "0/s", "1"], "limit of zero"),
@@ -215,7 +228,16 @@ fn top_names_the_noisiest_source(place: Gate) {
     until("passed", 65, || verdicts(&agent, "passed"));
     until("denied", 20, || verdicts(&agent, "denied"));
     let top = |by: &str| -> Value {
-        let arguments = ["top", "--json", "--interval", "100ms", "--by", by, "-n", "3"];
+        let arguments = [
+            "top",
+            "--json",
+            "--interval",
+            "100ms",
+            "--by",
+            by,
+            "-n",
+            "3",
+        ];
         serde_json::from_str(&done(&home, &arguments)).expect("JSON")
     };
     let by_datagrams = top("datagrams");
@@ -241,7 +263,10 @@ fn watch_shows_who_and_why(place: Gate) {
     let mut command = Command::new(binary());
     command.args(["gate", "watch", "--json", "-n", "2", "--for", "20s", "-c"]);
     command.arg(home.path().join("penstock.toml"));
-    let watch = command.stdout(Stdio::piped()).spawn().expect("run penstock");
+    let watch = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run penstock");
     let malformed = from("127.9.0.1", agent.udp());
     let mut frame = frame(2, 77);
     frame[4] = 200;
@@ -253,8 +278,19 @@ fn watch_shows_who_and_why(place: Gate) {
         malformed.send(b"GET / HTTP/1.1\r\n\x1b[2J").expect("send");
         sent += 2;
         std::thread::sleep(Duration::from_millis(20));
-        let ended = watch.as_mut().expect("once").try_wait().expect("wait").is_some();
-        ended.then(|| watch.take().expect("once").wait_with_output().expect("output"))
+        let ended = watch
+            .as_mut()
+            .expect("once")
+            .try_wait()
+            .expect("wait")
+            .is_some();
+        ended.then(|| {
+            watch
+                .take()
+                .expect("once")
+                .wait_with_output()
+                .expect("output")
+        })
     });
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -291,12 +327,16 @@ fn sizes_are_counted_whatever_the_verdict(place: Gate) {
     socket.send(&frame(2, 1)).expect("send");
     let bucket = |le: &str| {
         let labels = [("listener", "udp"), ("le", le)];
-        agent.metrics().one("penstock_datagram_size_bytes_bucket", &labels)
+        agent
+            .metrics()
+            .one("penstock_datagram_size_bytes_bucket", &labels)
     };
     until("datagrams", 7, || bucket("+Inf"));
     assert_eq!((bucket("64"), bucket("128"), bucket("32768")), (4, 6, 6));
     let labels = [("listener", "udp")];
-    let sum = agent.metrics().one("penstock_datagram_size_bytes_sum", &labels);
+    let sum = agent
+        .metrics()
+        .one("penstock_datagram_size_bytes_sum", &labels);
     assert_eq!(sum, 10 + 20 + 64 + 65 + 128 + 40_000 + 53);
     agent.stop();
 }
@@ -308,7 +348,10 @@ fn without_permission_it_ends_with_77() {
     let agent = home.start(&Config::new(Gate::UserSpace));
     // SAFETY: takes nothing and returns a number.
     if unsafe { libc::geteuid() } != 0 {
-        penstock_tests::netns::skip("e2e_gate_live::without_permission", "only root may become another user");
+        penstock_tests::netns::skip(
+            "e2e_gate_live::without_permission",
+            "only root may become another user",
+        );
         return;
     }
     let open = |path: &Path| {
@@ -322,7 +365,10 @@ fn without_permission_it_ends_with_77() {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     command.arg(program).args(["gate", "show", "--socket"]);
-    let output = command.arg(home.data().join("control.sock")).output().expect("setpriv");
+    let output = command
+        .arg(home.data().join("control.sock"))
+        .output()
+        .expect("setpriv");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{errors}");
     assert!(errors.contains("may ask"), "{errors}");

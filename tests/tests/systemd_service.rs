@@ -213,32 +213,42 @@ fn missing_datagrams(bodies: &BTreeMap<String, usize>, numbers: std::ops::Range<
 
 #[test]
 fn installs_starts_says_how_it_is_takes_a_line_stops_and_goes() {
-    booted_or_skip("installs_starts_says_how_it_is_takes_a_line_stops_and_goes", |machine| {
-        // As it comes: with the package's own configuration.
-        package::install(machine, "0.1.0");
-        assert_eq!(machine.service("ActiveState"), "active");
-        assert_eq!(machine.service("UnitFileState"), "enabled");
-        let status = machine.service("StatusText");
-        assert!(status.starts_with("Ready: "), "{status}");
-        assert!(status.contains("io_uring, gate in the kernel"), "{status}");
+    booted_or_skip(
+        "installs_starts_says_how_it_is_takes_a_line_stops_and_goes",
+        |machine| {
+            // As it comes: with the package's own configuration.
+            package::install(machine, "0.1.0");
+            assert_eq!(machine.service("ActiveState"), "active");
+            assert_eq!(machine.service("UnitFileState"), "enabled");
+            let status = machine.service("StatusText");
+            assert!(status.starts_with("Ready: "), "{status}");
+            assert!(status.contains("io_uring, gate in the kernel"), "{status}");
 
-        machine.run(&[
-            "sh",
-            "-c",
-            "echo 'the first line' | penstock send --to tcp://127.0.0.1:4600 -",
-        ]);
-        machine.run(&["systemctl", "stop", "penstock"]);
-        assert_eq!(machine.service("Result"), "success");
-        assert_eq!(machine.service("NFileDescriptorStore"), "0", "a stop empties the store");
-        let printed = machine.run(&["penstock", "cat", RECORDS]);
-        assert!(printed.contains("the first line"), "{printed}");
+            machine.run(&[
+                "sh",
+                "-c",
+                "echo 'the first line' | penstock send --to tcp://127.0.0.1:4600 -",
+            ]);
+            machine.run(&["systemctl", "stop", "penstock"]);
+            assert_eq!(machine.service("Result"), "success");
+            assert_eq!(
+                machine.service("NFileDescriptorStore"),
+                "0",
+                "a stop empties the store"
+            );
+            let printed = machine.run(&["penstock", "cat", RECORDS]);
+            assert!(printed.contains("the first line"), "{printed}");
 
-        machine.run(&["systemctl", "start", "penstock"]);
-        machine.run(&["dpkg", "--remove", "penstock"]);
-        assert_eq!(machine.service("ActiveState"), "inactive");
-        assert!(!machine.has("/usr/bin/penstock"));
-        assert!(machine.has(RECORDS), "what was stored is the administrator's");
-    });
+            machine.run(&["systemctl", "start", "penstock"]);
+            machine.run(&["dpkg", "--remove", "penstock"]);
+            assert_eq!(machine.service("ActiveState"), "inactive");
+            assert!(!machine.has("/usr/bin/penstock"));
+            assert!(
+                machine.has(RECORDS),
+                "what was stored is the administrator's"
+            );
+        },
+    );
 }
 
 // ---- under load ----
@@ -264,7 +274,11 @@ fn restarts_and_an_upgrade_under_load_lose_no_datagram_and_refuse_no_connection(
             let bodies = stored_after_stop(machine);
             assert_acknowledged_once(&bodies, &sent, machine);
             let missing = missing_datagrams(&bodies, 0..sent.datagrams);
-            assert!(missing.is_empty(), "{missing:?} of {} datagrams", sent.datagrams);
+            assert!(
+                missing.is_empty(),
+                "{missing:?} of {} datagrams",
+                sent.datagrams
+            );
         },
     );
 }
@@ -294,40 +308,47 @@ fn kill_9_under_load_loses_nothing_acknowledged_and_no_datagram_that_came_after(
             let bodies = stored_after_stop(machine);
             assert_acknowledged_once(&bodies, &sent, machine);
             let missing = missing_datagrams(&bodies, gone_at + 1..sent.datagrams);
-            assert!(missing.is_empty(), "{missing:?} of those from {gone_at} to {}", sent.datagrams);
+            assert!(
+                missing.is_empty(),
+                "{missing:?} of those from {gone_at} to {}",
+                sent.datagrams
+            );
         },
     );
 }
 
 #[test]
 fn a_stop_under_load_stores_what_was_acknowledged() {
-    with_service("a_stop_under_load_stores_what_was_acknowledged", |machine| {
-        let stop = AtomicBool::new(false);
-        let acknowledged = thread::scope(|scope| {
-            let producers: Vec<_> = (1..=2)
-                .map(|producer| {
-                    let stop = &stop;
-                    scope.spawn(move || send_until_the_end(producer, stop))
-                })
-                .collect();
-            thread::sleep(Duration::from_millis(300));
-            machine.run(&["systemctl", "stop", "penstock"]);
-            stop.store(true, Ordering::Relaxed);
-            let sets = producers.into_iter();
-            sets.flat_map(|each| each.join().expect("a producer"))
-                .collect::<Vec<String>>()
-        });
-        assert_eq!(machine.service("Result"), "success");
-        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
-        let records = stored::read(&machine.path(RECORDS));
-        let bodies = stored::bodies(&records);
-        for body in &acknowledged {
-            assert_eq!(bodies.get(body.as_str()), Some(&1), "{body}");
-        }
-        // And the port is free: a stop that is no restart keeps nothing.
-        let refused = TcpStream::connect(listeners()).map_err(|error| error.kind());
-        assert_eq!(refused.err(), Some(std::io::ErrorKind::ConnectionRefused));
-    });
+    with_service(
+        "a_stop_under_load_stores_what_was_acknowledged",
+        |machine| {
+            let stop = AtomicBool::new(false);
+            let acknowledged = thread::scope(|scope| {
+                let producers: Vec<_> = (1..=2)
+                    .map(|producer| {
+                        let stop = &stop;
+                        scope.spawn(move || send_until_the_end(producer, stop))
+                    })
+                    .collect();
+                thread::sleep(Duration::from_millis(300));
+                machine.run(&["systemctl", "stop", "penstock"]);
+                stop.store(true, Ordering::Relaxed);
+                let sets = producers.into_iter();
+                sets.flat_map(|each| each.join().expect("a producer"))
+                    .collect::<Vec<String>>()
+            });
+            assert_eq!(machine.service("Result"), "success");
+            assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+            let records = stored::read(&machine.path(RECORDS));
+            let bodies = stored::bodies(&records);
+            for body in &acknowledged {
+                assert_eq!(bodies.get(body.as_str()), Some(&1), "{body}");
+            }
+            // And the port is free: a stop that is no restart keeps nothing.
+            let refused = TcpStream::connect(listeners()).map_err(|error| error.kind());
+            assert_eq!(refused.err(), Some(std::io::ErrorKind::ConnectionRefused));
+        },
+    );
 }
 
 /// One frame after the other, each acknowledged, until the agent ends the connection.
@@ -367,25 +388,31 @@ fn edit(machine: &Machine, text: &str) {
 
 #[test]
 fn a_stuck_shard_is_a_missed_beat_and_the_service_is_restarted() {
-    with_service("a_stuck_shard_is_a_missed_beat_and_the_service_is_restarted", |machine| {
-        edit(machine, "[Service]\nWatchdogSec=2s\n");
-        // Idle shards turn: three times the watchdog's time does nothing to them.
-        thread::sleep(Duration::from_secs(6));
-        assert_eq!(machine.service("NRestarts"), "0", "{}", machine.journal());
+    with_service(
+        "a_stuck_shard_is_a_missed_beat_and_the_service_is_restarted",
+        |machine| {
+            edit(machine, "[Service]\nWatchdogSec=2s\n");
+            // Idle shards turn: three times the watchdog's time does nothing to them.
+            thread::sleep(Duration::from_secs(6));
+            assert_eq!(machine.service("NRestarts"), "0", "{}", machine.journal());
 
-        let process = machine.main_process();
-        let stuck = stop_thread(process, "shard-01");
-        wait_for("the watchdog has struck", WAIT_MAX, || {
-            has_ended(stuck).then_some(())
-        });
-        wait_for("systemd has restarted it", WAIT_MAX, || {
-            let is_up = machine.service("ActiveState") == "active";
-            (is_up && machine.service("NRestarts") == "1").then_some(())
-        });
-        let journal = machine.journal();
-        assert!(journal.contains("the shard does not turn"), "{journal}");
-        assert!(journal.contains("Failed with result 'watchdog'"), "{journal}");
-    });
+            let process = machine.main_process();
+            let stuck = stop_thread(process, "shard-01");
+            wait_for("the watchdog has struck", WAIT_MAX, || {
+                has_ended(stuck).then_some(())
+            });
+            wait_for("systemd has restarted it", WAIT_MAX, || {
+                let is_up = machine.service("ActiveState") == "active";
+                (is_up && machine.service("NRestarts") == "1").then_some(())
+            });
+            let journal = machine.journal();
+            assert!(journal.contains("the shard does not turn"), "{journal}");
+            assert!(
+                journal.contains("Failed with result 'watchdog'"),
+                "{journal}"
+            );
+        },
+    );
 }
 
 /// Stops one thread of a process, by name, as a debugger does; the others go on.
@@ -415,25 +442,31 @@ fn has_ended(thread: i32) -> bool {
 
 #[test]
 fn a_wrong_configuration_is_not_tried_again_and_is_said_with_its_line() {
-    with_service("a_wrong_configuration_is_not_tried_again_and_is_said_with_its_line", |machine| {
-        machine.write(
-            "/etc/penstock/penstock.toml",
-            &CONFIG.replace("min_free", "min_fre"),
-        );
-        let output = machine.output(&["systemctl", "restart", "penstock"]);
-        assert!(!output.status.success());
-        // RestartSec is half a second.
-        thread::sleep(Duration::from_millis(1500));
-        assert_eq!(machine.service("ActiveState"), "failed");
-        assert_eq!(machine.service("ExecMainStatus"), "78");
-        assert_eq!(machine.service("NRestarts"), "0");
-        let journal = machine.journal();
-        assert!(journal.contains("penstock.toml:8:1: journal.min_fre"), "{journal}");
+    with_service(
+        "a_wrong_configuration_is_not_tried_again_and_is_said_with_its_line",
+        |machine| {
+            machine.write(
+                "/etc/penstock/penstock.toml",
+                &CONFIG.replace("min_free", "min_fre"),
+            );
+            let output = machine.output(&["systemctl", "restart", "penstock"]);
+            assert!(!output.status.success());
+            // RestartSec is half a second.
+            thread::sleep(Duration::from_millis(1500));
+            assert_eq!(machine.service("ActiveState"), "failed");
+            assert_eq!(machine.service("ExecMainStatus"), "78");
+            assert_eq!(machine.service("NRestarts"), "0");
+            let journal = machine.journal();
+            assert!(
+                journal.contains("penstock.toml:8:1: journal.min_fre"),
+                "{journal}"
+            );
 
-        machine.write("/etc/penstock/penstock.toml", CONFIG);
-        machine.run(&["systemctl", "restart", "penstock"]);
-        assert_eq!(machine.service("ActiveState"), "active");
-    });
+            machine.write("/etc/penstock/penstock.toml", CONFIG);
+            machine.run(&["systemctl", "restart", "penstock"]);
+            assert_eq!(machine.service("ActiveState"), "active");
+        },
+    );
 }
 
 #[test]
@@ -470,7 +503,9 @@ fn the_sandbox_has_an_exposure_of_2_or_better() {
         assert!(status.contains("io_uring, gate in the kernel"), "{status}");
         let unit = "/usr/lib/systemd/system/penstock.service";
         let printed = machine.run(&["systemd-analyze", "security", "--offline=true", unit]);
-        let overall = printed.lines().find(|line| line.contains("Overall exposure level"));
+        let overall = printed
+            .lines()
+            .find(|line| line.contains("Overall exposure level"));
         let overall = overall.unwrap_or_else(|| panic!("{printed}"));
         let (_, figure) = overall.split_once("penstock.service: ").expect("a figure");
         let figure = figure.split(' ').next().expect("a word");

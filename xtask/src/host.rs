@@ -343,9 +343,8 @@ fn release_and_mirror() -> anyhow::Result<(String, String)> {
         "$(RELEASE) $(COMPONENT) $(REPO_URI)",
         "Created-By: Packages",
     ]))?;
-    let mirror = mirror_of(&sources, release).ok_or_else(|| {
-        Unavailable(format!("apt has no source for {release}'s component main"))
-    })?;
+    let mirror = mirror_of(&sources, release)
+        .ok_or_else(|| Unavailable(format!("apt has no source for {release}'s component main")))?;
     Ok((release.to_owned(), mirror.to_owned()))
 }
 

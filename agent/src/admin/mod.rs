@@ -213,6 +213,7 @@ mod tests {
                 journal: Vec::new(),
                 sinks: Vec::new(),
                 schemas: Vec::new(),
+                top_sources: Vec::new(),
             }
         }
     }

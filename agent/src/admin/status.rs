@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::gate::who::TopSource;
 use crate::metric::ListenerCounts;
 use crate::schema::registry::SchemaStatus;
 
@@ -36,6 +37,8 @@ pub struct Status {
     pub sinks: Vec<SinkStatus>,
     /// The files of `schemas_dir`, by name.
     pub schemas: Vec<SchemaStatus>,
+    /// Who has sent the most datagrams, since the gate remembers them; the first is the noisiest.
+    pub top_sources: Vec<TopSource>,
 }
 
 #[derive(Clone, Debug, Serialize)]

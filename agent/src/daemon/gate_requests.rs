@@ -100,10 +100,12 @@ impl Agent {
             }
             GateRequest::Reset => {
                 let configured = self.gate.configured.clone();
-                self.change_gate(|policy| {
-                    *policy = configured;
-                    Ok(vec!["everything as the configuration says".to_owned()])
-                })
+                let is_changed = *self.shared.gate().policy() != configured;
+                if is_changed {
+                    self.configure_gate(&configured).map_err(refused)?;
+                    tracing::info!("the gate on request: as the configuration says again");
+                }
+                Ok(json!({ "changes": [], "changed": is_changed, "differs": false }))
             }
             GateRequest::Top { by, count } => {
                 let gate = self.shared.gate();
@@ -131,7 +133,7 @@ impl Agent {
         let is_changed = wanted != in_force;
         if is_changed {
             let applied = self.shared.gate().apply(&wanted);
-            applied.map_err(|error| Refused(format!("{error}; what held before still holds")))?;
+            applied.map_err(refused)?;
             for line in &changes {
                 tracing::info!("the gate on request: {line}");
             }
@@ -142,4 +144,8 @@ impl Agent {
             "differs": wanted != self.gate.configured,
         }))
     }
+}
+
+fn refused(error: PolicyError) -> Refused {
+    Refused(format!("{error}; what held before still holds"))
 }

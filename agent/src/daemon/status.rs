@@ -13,6 +13,7 @@ use crate::daemon::listen::{Bound, socket_memory};
 use crate::daemon::listeners::Listeners;
 use crate::daemon::systemd::SocketStore;
 use crate::fence::choice::Io;
+use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
 use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
@@ -21,6 +22,9 @@ use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::orders::Orders;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
+
+/// Of `penstock gate top`, what `/api/v1/status` has.
+const STATUS_TOP_SOURCES: usize = 10;
 
 /// One sink, over all shards.
 pub struct SinkView {
@@ -154,6 +158,16 @@ impl Shared {
         lock(&self.listeners)
     }
 
+    /// The name of a listener, of whom the gate knows the number.
+    pub fn listener_name(&self, listener: u32) -> String {
+        let listeners = self.listeners();
+        let known = listeners.ids().nth(listener as usize);
+        known.map_or_else(
+            || "unknown".to_owned(),
+            |(_, known)| known.settings.name.clone(),
+        )
+    }
+
     /// A listener is served that was not, or not so.
     pub fn show_listener(&self, id: ListenerId, settings: &ListenerSettings) {
         lock(&self.publisher).listener(&self.registry, usize::from(id.0), settings);
@@ -214,6 +228,8 @@ impl Shared {
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
             publisher.gate_attached(index, known.bound.is_some() && gate.attached(id));
+            let sizes = gate.sizes(id);
+            self.registry.datagram_sizes(&known.settings.name, &sizes);
             let sockets = known.bound.iter().flat_map(|bound| &bound.sockets);
             let memory = sockets.map(|socket| socket_memory(socket.as_raw_fd()));
             let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
@@ -293,7 +309,14 @@ impl StatusSource for Shared {
             lag_records: sink.lag_records(),
             lag_seconds: sink.lag_seconds(),
         });
+        let top_sources = who::totals(
+            &gate.sources(),
+            gate.source_bits(),
+            TopBy::Datagrams,
+            STATUS_TOP_SOURCES,
+        );
         Status {
+            top_sources,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),

@@ -19,6 +19,7 @@ use aya_log::EbpfLogger;
 use super::btf::KernelTypes;
 use super::error::GateError;
 use super::kernel_policy::PolicyMaps;
+use super::kernel_observe::KernelObserver;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
 use super::steer::Steering;
@@ -45,6 +46,8 @@ pub struct KernelGate {
     guarded: Vec<(u64, SocketSlot)>,
     /// Where the tracepoint could not be attached.
     proc_drops: Option<ProcDrops>,
+    /// What people ask of what the filter saw.
+    pub(super) observer: KernelObserver,
 }
 
 #[derive(Clone, Copy)]
@@ -108,6 +111,7 @@ impl KernelGate {
             connections: counters(&mut ebpf, object::map::CONNECTIONS)?,
             steering: steering.ok(),
             policy: PolicyMaps::take(&mut ebpf)?,
+            observer: KernelObserver::take(&mut ebpf)?,
             guarded: Vec::new(),
             proc_drops: drops_attached.is_err().then(ProcDrops::default),
             ebpf,

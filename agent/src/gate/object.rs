@@ -37,4 +37,9 @@ pub mod map {
     pub const NEWCOMERS: &str = "NEWCOMERS";
     pub const KEEP: &str = "KEEP";
     pub const TICKS: &str = "TICKS";
+    pub const WHO: &str = "WHO";
+    pub const SIZES: &str = "SIZES";
+    pub const WATCH: &str = "WATCH";
+    pub const WATCH_TURN: &str = "WATCH_TURN";
+    pub const REFUSED: &str = "REFUSED";
 }

@@ -21,6 +21,7 @@ use agent_common::verdict::Verdict;
 use super::keep::KeepHandle;
 use super::prefix_table::PrefixTable;
 use super::rules::Rules;
+use super::standin_observe::Observer;
 use super::source_table::{SourceTable, Words};
 
 /// One shard's way to the rules that all share.
@@ -40,6 +41,7 @@ struct Shared {
     newcomers: Words,
     keep: KeepHandle,
     ticks: Vec<AtomicU64>,
+    observer: Observer,
 }
 
 struct Tables {
@@ -61,6 +63,7 @@ impl StandIn {
                 newcomers: Words::default(),
                 keep: KeepHandle::own(),
                 ticks: (0..ticks).map(|_| AtomicU64::new(0)).collect(),
+                observer: Observer::default(),
             }),
             tables,
             generation: 0,
@@ -92,6 +95,11 @@ impl StandIn {
         &self.shared.keep
     }
 
+    /// What people ask of what the shards judged.
+    pub fn observer(&self) -> &Observer {
+        &self.shared.observer
+    }
+
     /// Judges a bundle and charges its sender.
     ///
     /// `segment_len` is the length of each datagram but the last; `None`: a single datagram. A
@@ -115,7 +123,11 @@ impl StandIn {
         };
         // Borrows fields apart.
         Self::refresh(&self.shared, &mut self.tables, &mut self.generation);
-        judge::judge(&self.view(now_ns), slot, &source, shape, &packet)
+        let outcome = judge::judge(&self.view(now_ns), slot, &source, shape, &packet);
+        let holder = self.tables.policy.holder(&source);
+        let observer = &self.shared.observer;
+        observer.observe(slot, (&source, &holder), shape, outcome.verdict, bundle, now_ns);
+        outcome
     }
 
     /// Judges a new connection: `Denied`, `RateLimited` or `Passed`.

@@ -110,6 +110,16 @@ impl Who {
     }
 }
 
+/// The `count` that have sent the most since they are remembered, without rates.
+pub fn totals(
+    sources: &[(Source, SourceCounts)],
+    bits: (u8, u8),
+    by: TopBy,
+    count: usize,
+) -> Vec<TopSource> {
+    Who::default().top(sources, bits, by, count, Instant::now()).sources
+}
+
 /// A source that was forgotten meanwhile has begun anew, below what it was.
 fn difference(now: &SourceCounts, before: &SourceCounts) -> SourceCounts {
     if now.datagrams < before.datagrams {

@@ -53,9 +53,8 @@ pub fn booted_or_skip(test: &'static str, body: impl FnOnce(&Machine) + Send + '
 /// The root that `cargo xtask` has made.
 fn debian_root() -> Result<PathBuf, String> {
     let named = std::env::var_os("PENSTOCK_DEBIAN_ROOT").map(PathBuf::from);
-    let root = named.unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debian")
-    });
+    let root =
+        named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debian"));
     match root.join("lib/systemd/systemd").exists() {
         true => root.canonicalize().map_err(|error| error.to_string()),
         false => Err(format!(
@@ -92,7 +91,9 @@ impl Machine {
         command.arg(&script).arg("outside").arg(&cgroup);
         command.arg(lower).arg(&root).current_dir("/");
         command.stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
         // SAFETY: between fork and exec only prctl is called, which is async-signal-safe. The
         // machine must not outlive a test that is killed.
         unsafe {
@@ -194,7 +195,10 @@ impl Machine {
         let inside = self.service("MainPID");
         assert_ne!(inside, "0", "the service does not run:\n{}", self.journal());
         let status = |id: &str| fs::read_to_string(format!("/proc/{id}/status")).ok();
-        let processes = fs::read_to_string(self.cgroup.join("system.slice/penstock.service/cgroup.procs"));
+        let processes = fs::read_to_string(
+            self.cgroup
+                .join("system.slice/penstock.service/cgroup.procs"),
+        );
         let processes = processes.expect("the service's control group");
         let is_main = |id: &&str| {
             let status = status(id).unwrap_or_default();
@@ -202,7 +206,9 @@ impl Machine {
             ids.and_then(|ids| ids.split_whitespace().last()) == Some(&inside)
         };
         let found = processes.lines().find(is_main);
-        found.and_then(|id| id.parse().ok()).expect("the main process")
+        found
+            .and_then(|id| id.parse().ok())
+            .expect("the main process")
     }
 
     /// The service's log, with what systemd says of it.

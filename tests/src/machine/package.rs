@@ -12,7 +12,9 @@ use crate::agent::binary;
 /// `cargo xtask dist` around the binary under test; made once in the life of this process.
 fn made(version: &str) -> PathBuf {
     static MADE: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
-    let mut all = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut all = MADE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some((_, path)) = all.iter().find(|(made, _)| made == version) {
         return path.clone();
     }
@@ -33,7 +35,11 @@ fn made(version: &str) -> PathBuf {
         .current_dir(&workspace)
         .output()
         .expect("run cargo");
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
     let entries = fs::read_dir(&output).expect("read the folder").flatten();
     let begin = format!("penstock_{version}_");
     let package = entries.map(|entry| entry.path()).find(|path| {
