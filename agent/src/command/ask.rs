@@ -35,7 +35,9 @@ impl Target {
     pub fn socket(&self) -> Result<PathBuf, Failure> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
-            None => Ok(config::load(self.config.as_deref())?.settings.admin_socket()),
+            None => Ok(config::load(self.config.as_deref())?
+                .settings
+                .admin_socket()),
         }
     }
 

@@ -282,10 +282,17 @@ mod tests {
     #[test]
     fn a_prefix_goes_into_one_list_and_out_again() {
         let mut policy = GatePolicy::default();
-        let done = list(&mut policy, List::Deny, &words(&["203.0.113.7", "2001:db8::/32"]));
+        let done = list(
+            &mut policy,
+            List::Deny,
+            &words(&["203.0.113.7", "2001:db8::/32"]),
+        );
         assert_eq!(
             done,
-            Ok(words(&["deny 203.0.113.7/32: added", "deny 2001:db8::/32: added"]))
+            Ok(words(&[
+                "deny 203.0.113.7/32: added",
+                "deny 2001:db8::/32: added"
+            ]))
         );
         let done = list(&mut policy, List::Deny, &words(&["203.0.113.7/32"]));
         assert_eq!(done, Ok(words(&["deny 203.0.113.7/32: already there"])));
@@ -295,10 +302,19 @@ mod tests {
         let done = remove(&mut policy, &words(&["203.0.113.7", "2001:db8::/32"]));
         assert_eq!(
             done,
-            Ok(words(&["deny 203.0.113.7/32: removed", "deny 2001:db8::/32: removed"]))
+            Ok(words(&[
+                "deny 203.0.113.7/32: removed",
+                "deny 2001:db8::/32: removed"
+            ]))
         );
         assert_eq!(policy, GatePolicy::default());
-        for wrong in ["203.0.113.7", "source_limit", "newcomers", "10.0.0.1/8", "x"] {
+        for wrong in [
+            "203.0.113.7",
+            "source_limit",
+            "newcomers",
+            "10.0.0.1/8",
+            "x",
+        ] {
             remove(&mut policy, &words(&[wrong])).expect_err(wrong);
         }
     }
@@ -332,17 +348,35 @@ mod tests {
         };
         for (why, words) in [
             (limit(&mut policy, "10.0.0.0/8", &half), "burst = \"100k\""),
-            (limit(&mut policy, "10.0.0.0/8", &LimitWords::default()), "50k/s 200k"),
-            (limit(&mut policy, "10.0.0.0/8", &limit_words("0/s", "1")), "limit of zero"),
-            (limit(&mut policy, "10.0.0.1/8", &limit_words("1/s", "1")), "\"10.0.0.0/8\""),
+            (
+                limit(&mut policy, "10.0.0.0/8", &LimitWords::default()),
+                "50k/s 200k",
+            ),
+            (
+                limit(&mut policy, "10.0.0.0/8", &limit_words("0/s", "1")),
+                "limit of zero",
+            ),
+            (
+                limit(&mut policy, "10.0.0.1/8", &limit_words("1/s", "1")),
+                "\"10.0.0.0/8\"",
+            ),
             (keep(&mut policy, "normal", "30%"), "\"4/16\" (25%)"),
-            (keep(&mut policy, "urgent", "50%"), "critical, high, normal, background"),
-            (list(&mut policy, List::Allow, &self::words(&["10.0.0.1/8"])), "\"10.0.0.0/8\""),
+            (
+                keep(&mut policy, "urgent", "50%"),
+                "critical, high, normal, background",
+            ),
+            (
+                list(&mut policy, List::Allow, &self::words(&["10.0.0.1/8"])),
+                "\"10.0.0.0/8\"",
+            ),
         ] {
             let why = why.expect_err(words);
             assert!(why.contains(words), "{words}: {why}");
         }
-        assert_eq!(keep(&mut policy, "background", "25%"), Ok(words(&["keep background: 4/16 at the most"])));
+        assert_eq!(
+            keep(&mut policy, "background", "25%"),
+            Ok(words(&["keep background: 4/16 at the most"]))
+        );
         assert_eq!(policy.keep, [16, 16, 16, 4]);
     }
 

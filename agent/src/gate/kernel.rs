@@ -18,8 +18,8 @@ use aya_log::EbpfLogger;
 
 use super::btf::KernelTypes;
 use super::error::GateError;
-use super::kernel_policy::PolicyMaps;
 use super::kernel_observe::KernelObserver;
+use super::kernel_policy::PolicyMaps;
 use super::log::{GateLogger, ToTracing};
 use super::proc_drops::ProcDrops;
 use super::steer::Steering;

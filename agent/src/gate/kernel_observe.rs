@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use agent_common::observe::{
-    RefusedSample, SIZE_WORDS, SizeCounts, SourceCounts, WatchTurn,
-};
+use agent_common::observe::{RefusedSample, SIZE_WORDS, SizeCounts, SourceCounts, WatchTurn};
 use agent_common::source::Source;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};

@@ -15,8 +15,8 @@ pub mod log;
 pub mod object;
 mod observed;
 pub mod policy;
-pub mod pressure;
 mod prefix_table;
+pub mod pressure;
 mod proc_drops;
 pub mod refused;
 pub mod rules;
@@ -30,9 +30,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use agent_common::connection::ConnectionVerdict;
-use agent_common::steer::SteeredBy;
 use agent_common::frame::PRIORITY_MAX;
 use agent_common::layout::{LISTENERS_MAX, SOCKET_SYSLOG, SocketSlot};
+use agent_common::steer::SteeredBy;
 use agent_common::verdict::{KernelDrop, Verdict};
 
 pub use error::GateError;
@@ -46,8 +46,8 @@ use crate::shard::op::ListenerId;
 use kernel::KernelGate;
 use policy::GatePolicy;
 use proc_drops::ProcDrops;
-use socket2::{SockRef, Type};
 use rules::Rules;
+use socket2::{SockRef, Type};
 
 /// Where the gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,10 @@ impl Kept {
     pub fn after(&self, number: u64, left_out: u64, name: impl Fn(u32) -> String) -> Watched {
         // A number of another life of the agent is none of ours.
         let after = if number > self.last { 0 } else { number };
-        let first = self.samples.front().map_or(self.last + 1, |sample| sample.0);
+        let first = self
+            .samples
+            .front()
+            .map_or(self.last + 1, |sample| sample.0);
         Watched {
             last: self.last,
             left_out,
@@ -126,7 +129,9 @@ impl Refused {
             unix_ms,
             source: who::name(&sample.source, (32, 128)),
             listener: name(sample.listener),
-            verdict: known.map_or("unknown", |verdict| verdict.label()).to_owned(),
+            verdict: known
+                .map_or("unknown", |verdict| verdict.label())
+                .to_owned(),
             fault: fault.map(|(label, _)| (*label).to_owned()),
             reason: fault.map(|(_, text)| (*text).to_owned()),
             datagrams: sample.datagrams,

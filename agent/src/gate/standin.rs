@@ -21,8 +21,8 @@ use agent_common::verdict::Verdict;
 use super::keep::KeepHandle;
 use super::prefix_table::PrefixTable;
 use super::rules::Rules;
-use super::standin_observe::Observer;
 use super::source_table::{SourceTable, Words};
+use super::standin_observe::Observer;
 
 /// One shard's way to the rules that all share.
 pub struct StandIn {
@@ -126,7 +126,14 @@ impl StandIn {
         let outcome = judge::judge(&self.view(now_ns), slot, &source, shape, &packet);
         let holder = self.tables.policy.holder(&source);
         let observer = &self.shared.observer;
-        observer.observe(slot, (&source, &holder), shape, outcome.verdict, bundle, now_ns);
+        observer.observe(
+            slot,
+            (&source, &holder),
+            shape,
+            outcome.verdict,
+            bundle,
+            now_ns,
+        );
         outcome
     }
 

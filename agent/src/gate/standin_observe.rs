@@ -244,7 +244,10 @@ mod tests {
         let watched = observer.watch(second, 7).after(0, 0, name);
         assert_eq!((watched.samples.len(), observer.left_out()), (16, 84));
         let one = &watched.samples[0];
-        assert_eq!((one.source.as_str(), one.head.as_str()), ("2001:db8::7", "hello"));
+        assert_eq!(
+            (one.source.as_str(), one.head.as_str()),
+            ("2001:db8::7", "hello")
+        );
         assert_eq!(one.fault.as_deref(), Some("truncated"));
         // Turn after turn, and nobody takes them.
         for turn in 1..100 {
@@ -252,12 +255,19 @@ mod tests {
             refuse(17, turn << 27);
         }
         assert_eq!(lock(&observer.sampling).waiting.len(), WAITING_MAX);
-        let sampled = observer.watch(second, 100 << 27).after(watched.last, 0, name);
+        let sampled = observer
+            .watch(second, 100 << 27)
+            .after(watched.last, 0, name);
         let refused = 99 * 17;
-        assert_eq!(sampled.samples.len() as u64 + observer.left_out() - 84, refused);
+        assert_eq!(
+            sampled.samples.len() as u64 + observer.left_out() - 84,
+            refused
+        );
         // The lease is over: no more.
         refuse(10, 200 << 27);
-        let sampled = observer.watch(second, 200 << 27).after(sampled.last, 0, name);
+        let sampled = observer
+            .watch(second, 200 << 27)
+            .after(sampled.last, 0, name);
         assert!(sampled.samples.is_empty());
     }
 }

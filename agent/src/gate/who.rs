@@ -86,20 +86,25 @@ impl Who {
         order.sort_by_key(|(one, since)| {
             Reverse((by.of(since), by.of(&one.1), one.0.family, one.0.words))
         });
-        let seconds = last.as_ref().map(|(at, _)| now.duration_since(*at).as_secs_f64());
+        let seconds = last
+            .as_ref()
+            .map(|(at, _)| now.duration_since(*at).as_secs_f64());
         let rate = |count: u64| {
             let seconds = seconds.filter(|seconds| *seconds > 0.0);
             seconds.map(|seconds| count as f64 / seconds)
         };
-        let top = order.iter().take(count).map(|((source, counts), since)| TopSource {
-            source: name(source, bits),
-            datagrams: counts.datagrams,
-            bytes: counts.bytes,
-            refused: counts.refused,
-            datagrams_per_second: rate(since.datagrams),
-            bytes_per_second: rate(since.bytes),
-            refused_per_second: rate(since.refused),
-        });
+        let top = order
+            .iter()
+            .take(count)
+            .map(|((source, counts), since)| TopSource {
+                source: name(source, bits),
+                datagrams: counts.datagrams,
+                bytes: counts.bytes,
+                refused: counts.refused,
+                datagrams_per_second: rate(since.datagrams),
+                bytes_per_second: rate(since.bytes),
+                refused_per_second: rate(since.refused),
+            });
         let top = Top {
             known: sources.len(),
             seconds,
@@ -117,7 +122,9 @@ pub fn totals(
     by: TopBy,
     count: usize,
 ) -> Vec<TopSource> {
-    Who::default().top(sources, bits, by, count, Instant::now()).sources
+    Who::default()
+        .top(sources, bits, by, count, Instant::now())
+        .sources
 }
 
 /// A source that was forgotten meanwhile has begun anew, below what it was.
@@ -225,7 +232,12 @@ mod tests {
         let mut who = Who::default();
         let start = Instant::now();
         let first = [(a, counts(1_000, 10, 0)), (b, counts(10, 2_000, 5))];
-        let names = |top: &Top| top.sources.iter().map(|s| s.source.clone()).collect::<Vec<_>>();
+        let names = |top: &Top| {
+            top.sources
+                .iter()
+                .map(|s| s.source.clone())
+                .collect::<Vec<_>>()
+        };
         let top = who.top(&first, (32, 64), TopBy::Datagrams, 10, start);
         assert_eq!(names(&top), ["192.0.2.1", "2001:db8::/64"]);
         assert_eq!((top.known, top.seconds), (2, None));
@@ -243,17 +255,32 @@ mod tests {
 
         // Forgotten and begun anew: all it has came since.
         let third = [(a, counts(7, 7, 7))];
-        let top = who.top(&third, (32, 64), TopBy::Refused, 10, later + Duration::from_secs(1));
+        let top = who.top(
+            &third,
+            (32, 64),
+            TopBy::Refused,
+            10,
+            later + Duration::from_secs(1),
+        );
         assert_eq!(top.sources[0].datagrams_per_second, Some(7.0));
         // A look of long ago is none.
-        let top = who.top(&third, (32, 64), TopBy::Bytes, 10, later + Duration::from_secs(90));
+        let top = who.top(
+            &third,
+            (32, 64),
+            TopBy::Bytes,
+            10,
+            later + Duration::from_secs(90),
+        );
         assert_eq!(top.seconds, None);
     }
 
     #[test]
     fn addresses_are_what_they_were() {
         for text in ["192.0.2.1", "0.0.0.0", "2001:db8:1:2:3:4:5:6", "::1"] {
-            assert_eq!(address(&source(text)).map(|a| a.to_string()).as_deref(), Some(text));
+            assert_eq!(
+                address(&source(text)).map(|a| a.to_string()).as_deref(),
+                Some(text)
+            );
         }
         assert_eq!(name(&source("10.1.2.0"), (24, 64)), "10.1.2.0/24");
         assert_eq!(name(&source("::1"), (32, 128)), "::1");

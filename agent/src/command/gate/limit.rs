@@ -26,7 +26,9 @@ pub fn words(rates: &[String]) -> Result<LimitWords, Failure> {
             }
         };
         if place.replace(value.to_owned()).is_some() {
-            return Err(usage(format!("{name} is given twice, the second time as {word}")));
+            return Err(usage(format!(
+                "{name} is given twice, the second time as {word}"
+            )));
         }
     }
     Ok(limit)

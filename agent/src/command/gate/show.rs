@@ -46,7 +46,11 @@ pub fn table(answer: &Value) -> String {
             Value::Null => Vec::new(),
             value => vec![plain(value)],
         };
-        rows.push((name.to_owned(), differences(&of(now), &of(file)), "(no limit)"));
+        rows.push((
+            name.to_owned(),
+            differences(&of(now), &of(file)),
+            "(no limit)",
+        ));
     }
     let mut text = format!("gate: {}\n", plain(&answer["gate"]));
     for (name, lines, empty) in rows {
@@ -63,7 +67,9 @@ pub fn table(answer: &Value) -> String {
         let source = plain(&answer["config"]);
         line_of(
             &mut text,
-            &format!("+ and -: changed while running, until the next reload or restart; not in {source}"),
+            &format!(
+                "+ and -: changed while running, until the next reload or restart; not in {source}"
+            ),
         );
     }
     text

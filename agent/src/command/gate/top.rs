@@ -13,7 +13,8 @@ use crate::daemon::gate_requests::{GateRequest, TopBy};
 use crate::exit::Failure;
 
 pub fn interval(text: &str) -> Result<Duration, String> {
-    let time = config::parse_time(text).map_err(|wrong| format!("{}: {}", wrong.message, wrong.help))?;
+    let time =
+        config::parse_time(text).map_err(|wrong| format!("{}: {}", wrong.message, wrong.help))?;
     let range = Duration::from_millis(100)..=Duration::from_secs(60);
     match range.contains(&time) {
         true => Ok(time),
@@ -83,8 +84,12 @@ fn table(answer: &Value) -> String {
         );
     }
     let known = &answer["known"];
-    writeln!(text, "{} of {known} sources that the gate remembers", sources.len())
-        .expect("writing to a String cannot fail");
+    writeln!(
+        text,
+        "{} of {known} sources that the gate remembers",
+        sources.len()
+    )
+    .expect("writing to a String cannot fail");
     text
 }
 

@@ -32,7 +32,11 @@ pub fn run(
         std::thread::sleep(INTERVAL.min(end.saturating_duration_since(Instant::now())));
         let watched = look(target, last)?;
         let missed = watched.left_out.saturating_sub(left_out) + watched.forgotten;
-        for sample in watched.samples.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        for sample in watched
+            .samples
+            .iter()
+            .take(usize::try_from(left).unwrap_or(usize::MAX))
+        {
             print_text(&line(sample, json)?)?;
             left -= 1;
         }
