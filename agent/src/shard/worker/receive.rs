@@ -458,6 +458,8 @@ impl<K: Kernel> Worker<K> {
                 continue;
             }
             listener.armed = true;
+            // A drain is quiet only once the socket was looked at.
+            listener.last_bundle_ns = self.now.monotonic_ns;
             self.kernel.push(match listener.plan.protocol {
                 Protocol::Tcp => Op::Accept {
                     listener: id,
