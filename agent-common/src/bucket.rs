@@ -166,3 +166,6 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

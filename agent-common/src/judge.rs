@@ -168,3 +168,6 @@ fn limit_of<'a, R: Rules>(rules: &'a R, policy: &'a Policy, source: &Source) -> 
     }
     &policy.limit
 }
+
+#[cfg(test)]
+mod tests;

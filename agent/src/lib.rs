@@ -15,6 +15,7 @@ pub mod frame;
 pub mod gate;
 pub mod journal;
 pub mod limits;
+pub mod log;
 pub mod metric;
 pub mod privilege;
 pub mod record;

@@ -9,6 +9,17 @@ use crate::journal::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, ENTRY_HEADER_LEN};
 /// there are as few.
 pub const CONTROL_REQUESTS: usize = 8;
 
+/// Errors or warnings from one place in the code that are logged before more of them are counted and
+/// summed up, once a minute. A configuration with a hint for each of some listeners stays below.
+pub const LOG_REPEATS_MAX: u32 = 20;
+/// Places in the code that are told apart in this; there are about 60.
+pub const LOG_KINDS_MAX: usize = 256;
+/// What a summary quotes, in bytes.
+pub const LOG_TEXT_LEN_MAX: usize = 200;
+/// The longest value of a field that journald is sent, in bytes: a dozen of them are half of what a
+/// datagram may have (net.core.wmem_default, 208 KiB).
+pub const LOG_VALUE_LEN_MAX: usize = 8 << 10;
+
 /// The longest answer on the control socket: both policies of `penstock gate show` with as many IPv6
 /// prefixes as fit, some 45 bytes each.
 pub const CONTROL_ANSWER_LEN_MAX: usize = 4 << 20;
@@ -115,6 +126,9 @@ pub const SEND_BUFFERS: usize = 256;
 
 /// Connections of a shard, all listeners together.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections of a TCP listener's socket that the kernel completes before the shard accepts them;
+/// net.core.somaxconn (4,096 by default since 5.4) is the host's bound on it.
+pub const LISTEN_BACKLOG: u16 = 4096;
 /// Frames of one producer that may be unsettled at once (PROTOCOL.md).
 pub const OUTSTANDING_FRAMES_MAX: usize = 1024;
 /// Acknowledgements that may wait for one connection: a peer that does not read them is closed.
@@ -218,6 +232,27 @@ pub const PROCESS_MEMORY: u64 = 16 << 20;
 /// buffers are the kernel's memory and stand beside it.
 pub const fn memory_needed(shards: u16, sinks: usize) -> u64 {
     PROCESS_MEMORY + shards as u64 * (SHARD_MEMORY + sinks as u64 * SINK_SHARD_MEMORY)
+}
+
+/// Descriptors of a shard beside its connections and listening sockets: its ring, eventfd, segments
+/// (the one written, its successor, those being removed) and folder.
+pub const SHARD_FILES: u64 = 16;
+/// Descriptors of a sink on a shard: what it reads, what it writes, its folder and its cursor.
+pub const SINK_SHARD_FILES: u64 = 8;
+/// Descriptors of the process: standard ones, runtimes, the gate's maps and programs, admin
+/// connections.
+pub const PROCESS_FILES: u64 = 192;
+
+/// Open files that the agent may come to have, with every connection slot taken.
+pub const fn open_files_needed(shards: u16, listeners: usize, sinks: usize) -> u64 {
+    let connections = CONNECTIONS_MAX as u64;
+    let of_shard = SHARD_FILES + listeners as u64 + sinks as u64 * SINK_SHARD_FILES;
+    PROCESS_FILES + shards as u64 * (connections + of_shard)
+}
+
+/// Memory of the journal's blocks in bytes, which is registered with the kernel and so locked.
+pub const fn locked_memory_needed(shards: u16) -> u64 {
+    shards as u64 * (JOURNAL_BLOCKS * JOURNAL_BLOCK_LEN) as u64
 }
 
 /// What `shards` shards need of `journal.max_size`, in bytes.

@@ -313,6 +313,11 @@ impl Agent {
         self.child.id()
     }
 
+    /// Where it serves /metrics and the others.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// How it ended, if it did without being asked to.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("wait")

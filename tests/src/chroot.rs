@@ -73,6 +73,8 @@ impl Root {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
+            // No systemd answers here: systemctl changes files and leaves the rest.
+            .env("SYSTEMD_OFFLINE", "1")
             .stdin(Stdio::null())
             .output()
             .expect("run chroot")

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod allocation;
 pub mod chroot;
 pub mod crash;
+pub mod fence;
 pub mod interop;
 pub mod machine;
 pub mod mount;

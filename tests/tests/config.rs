@@ -175,7 +175,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            59,
+            61,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -200,6 +200,7 @@ fn what_show_prints_reads_back_to_the_same() {
         shards = 2
         memory_max = "1GB"
         admin.address = "[::1]:0"
+        log = { level = "warn,penstock::journal=debug", format = "json" }
         [journal]
         max_size = "2147483647B"
         min_free = "2.5%"

@@ -3,11 +3,11 @@
 //! with PENSTOCK_TEST_FORBID=io_uring,bpf.
 
 use penstock_proto::wire::AckStatus;
-use penstock_tests::agent::client::{Answer, Connection, line_frame};
+use penstock_tests::agent::client::{Answer, Connection, Datagrams, line_frame};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::forbid::{self, IO_URING};
 use penstock_tests::agent::law::{Offered, drained};
-use penstock_tests::agent::{Agent, Home, stored};
+use penstock_tests::agent::{Agent, Home, has_kernel_gate, stored};
 
 const LOUD: &str = "NO IO_URING";
 
@@ -89,6 +89,43 @@ fn auto_falls_back_to_epoll_loudly() {
         }
         assert_eq!(lines.next(), None, "it is said once");
     }
+}
+
+/// The gate's socket filter and its drop counts are as exact over epoll: more datagrams than the
+/// socket holds, alone and in bundles, on two shards.
+#[test]
+fn the_gate_in_the_kernel_counts_over_epoll_too() {
+    const BUNDLES: u64 = 400;
+    let test = "the_gate_in_the_kernel_counts_over_epoll_too";
+    let gate = match has_kernel_gate(test) {
+        true => Gate::Kernel,
+        false => Gate::UserSpace,
+    };
+    let home = Home::new();
+    let agent = home.start(&Config {
+        top: "io = \"epoll\"",
+        shards: 2,
+        udp_receive_buffer: "256KiB",
+        ..Config::new(gate)
+    });
+    assert_eq!(io_of(&agent), "epoll");
+    let sender = Datagrams::open(agent.udp());
+    // Where drops are counted by packet, a bundle would count as one.
+    let len = if gate == Gate::Kernel { 20 } else { 1 };
+    for number in 0..BUNDLES {
+        let frame = |index| line_frame(0, 0, &format!("{number:06} {index:02}"));
+        sender.send_bundle(&(0..len).map(frame).collect::<Vec<_>>());
+        sender.send(b"no frame at all");
+    }
+    let offered = Offered {
+        datagrams: BUNDLES * (len + 1),
+        ..Offered::default()
+    };
+    let metrics = drained(&agent, gate, offered);
+    let accepted = metrics.sum("penstock_accepted_records_total", &[]);
+    assert!(accepted > 0, "all of {offered:?} were dropped");
+    agent.stop();
+    assert_eq!(stored::read(&home.records()).len() as u64, accepted);
 }
 
 #[test]

@@ -239,8 +239,8 @@ fn comes_out_the_same_byte_for_byte() {
     assert!(results[0] == results[1], "two runs differ");
 }
 
-/// The commands of INSTALL.md as they stand there. (Without a booted systemd `systemctl enable
-/// --now` enables and starts nothing.)
+/// The commands of INSTALL.md as they stand there. (Without a booted systemd `systemctl start` says
+/// so and starts nothing.)
 #[test]
 fn the_tarball_s_note_installs_and_removes_it() {
     with_packages("the_tarball_s_note_installs_and_removes_it", |root| {

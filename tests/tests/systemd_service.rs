@@ -42,7 +42,6 @@ fn listeners() -> SocketAddr {
 fn with_service(test: &'static str, body: impl FnOnce(&Machine) + Send + 'static) {
     booted_or_skip(test, move |machine| {
         machine.write("/etc/penstock/penstock.toml", CONFIG);
-        // Its own is another: dpkg keeps what is there, as it does for an administrator.
         package::install(machine, "0.1.0");
         assert_eq!(machine.service("ActiveState"), "active");
         body(machine);
@@ -458,7 +457,7 @@ fn a_wrong_configuration_is_not_tried_again_and_is_said_with_its_line() {
             assert_eq!(machine.service("NRestarts"), "0");
             let journal = machine.journal();
             assert!(
-                journal.contains("penstock.toml:8:1: journal.min_fre"),
+                journal.contains("penstock.toml:8:1: min_fre is no key"),
                 "{journal}"
             );
 
@@ -483,12 +482,20 @@ fn a_restart_with_other_listeners_keeps_what_stays_and_closes_the_rest() {
             TcpStream::connect("127.0.0.1:4601").expect("the new one listens");
             Datagrams::open(listeners()).send(&line_frame(0, 0, "still there"));
 
-            // Another number of shards is another set of sockets.
-            let config = config.replace("shards = 2", "shards = 1");
+            // Fewer shards, then more: the first one's sockets stay.
+            for (shards, sockets) in [(1, "2"), (2, "4")] {
+                let config = config.replace("shards = 2", &format!("shards = {shards}"));
+                machine.write("/etc/penstock/penstock.toml", &config);
+                machine.run(&["systemctl", "restart", "penstock"]);
+                assert_eq!(machine.service("NFileDescriptorStore"), sockets);
+                TcpStream::connect("127.0.0.1:4601").expect("it listens");
+            }
+
+            // An address that another one is part of cannot be bound beside it.
+            let config = config.replace("127.0.0.1:460", "0.0.0.0:460");
             machine.write("/etc/penstock/penstock.toml", &config);
             machine.run(&["systemctl", "restart", "penstock"]);
-            assert_eq!(machine.service("NFileDescriptorStore"), "2");
-            TcpStream::connect("127.0.0.1:4601").expect("it listens");
+            assert_eq!(machine.service("NFileDescriptorStore"), "4");
             let bodies = stored_after_stop(machine);
             assert_eq!(bodies.get("still there"), Some(&1));
         },

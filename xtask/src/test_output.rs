@@ -20,6 +20,15 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Another run's, beside these.
+    pub fn add(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.ignored += other.ignored;
+        self.failed += other.failed;
+        self.skips.extend(other.skips);
+        self.failures.extend(other.failures);
+    }
+
     pub fn passed(&self) -> u64 {
         self.ok.saturating_sub(self.skips.len() as u64)
     }

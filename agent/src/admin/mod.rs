@@ -24,7 +24,7 @@ use crate::daemon::request::Ask;
 use crate::metric::Registry;
 pub use readiness::{Condition, Readiness};
 pub use socket::{ControlSocket, bind_control};
-pub use status::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
+pub use status::{JournalStatus, KeepStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 
 /// What the server is bounded by.
 #[derive(Clone, Copy, Debug)]
@@ -212,6 +212,8 @@ mod tests {
                 listeners: Vec::new(),
                 journal: Vec::new(),
                 sinks: Vec::new(),
+                pressure: vec![0.25],
+                keep_sixteenths: KeepStatus::of(agent_common::keep::Keep::ALL),
                 schemas: Vec::new(),
                 top_sources: Vec::new(),
             }

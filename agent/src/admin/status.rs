@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use agent_common::keep::Keep;
 use serde::Serialize;
 
 use crate::gate::who::TopSource;
@@ -35,6 +36,10 @@ pub struct Status {
     /// By shard.
     pub journal: Vec<JournalStatus>,
     pub sinks: Vec<SinkStatus>,
+    /// How hard pressed each shard is, from 0 to 1.
+    pub pressure: Vec<f64>,
+    /// What is kept of each priority over UDP now.
+    pub keep_sixteenths: KeepStatus,
     /// The files of `schemas_dir`, by name.
     pub schemas: Vec<SchemaStatus>,
     /// Who has sent the most datagrams, since the gate remembers them; the first is the noisiest.
@@ -52,6 +57,27 @@ pub struct ListenerStatus {
     pub gate_attached: bool,
     #[serde(flatten)]
     pub counts: ListenerCounts,
+}
+
+/// Sixteenths by priority: 16 is all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KeepStatus {
+    pub critical: u8,
+    pub high: u8,
+    pub normal: u8,
+    pub background: u8,
+}
+
+impl KeepStatus {
+    pub fn of(keep: Keep) -> Self {
+        let [critical, high, normal, background] = keep.sixteenths();
+        Self {
+            critical,
+            high,
+            normal,
+            background,
+        }
+    }
 }
 
 /// A shard's journal: positions in bytes, records since its first segment.

@@ -12,8 +12,10 @@ mod check;
 mod config;
 mod gate;
 mod generate;
+mod healthcheck;
 mod journal;
 mod load;
+mod log;
 mod reload;
 mod run;
 mod schema;
@@ -43,8 +45,19 @@ enum Command {
     Journal(journal::Arguments),
     Schema(schema::Arguments),
     Gate(gate::Arguments),
+    Log(log::Arguments),
+    Healthcheck(healthcheck::Arguments),
     #[command(hide = true)]
     Generate(generate::Arguments),
+}
+
+/// Whether the binary takes this command line, its name first; nothing is run. For the tests of what
+/// the documents and the packages write.
+pub fn parses<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    match CommandLine::try_parse_from(words) {
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the command that the process was called with.
@@ -74,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Journal(arguments) => journal::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
         Command::Gate(arguments) => gate::run(arguments),
+        Command::Log(arguments) => log::run(arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
         Command::Generate(arguments) => generate::run(arguments, CommandLine::command()),
     };
     match outcome {

@@ -1,5 +1,7 @@
 //! What the host will not give although the configuration asks for it: warnings, not mistakes.
 
+mod resources;
+
 use super::settings::{Protocol, Settings, Shards};
 use super::unit::{about_size, format_sixteenths, format_size};
 use crate::gate::policy::KEEP_ALL;
@@ -7,6 +9,8 @@ use crate::limits;
 
 /// CAP_NET_ADMIN, as a bit of CapEff (linux/capability.h): SO_RCVBUFFORCE needs it.
 const CAP_NET_ADMIN: u32 = 12;
+/// CAP_IPC_LOCK: memory may be locked without a limit.
+const CAP_IPC_LOCK: u32 = 14;
 
 /// What of this host bears on the settings.
 #[derive(Clone, Copy, Debug)]
@@ -15,16 +19,35 @@ pub struct Host {
     pub rmem_max: Option<u64>,
     pub has_net_admin: bool,
     pub cores: u16,
+    /// net.core.somaxconn.
+    pub somaxconn: Option<u64>,
+    /// What all UDP sockets of the host may use in bytes: the third of net.ipv4.udp_mem.
+    pub udp_mem: Option<u64>,
+    pub page_len: u64,
+    /// RLIMIT_NOFILE; `None` where there is no limit.
+    pub open_files: Option<u64>,
+    /// RLIMIT_MEMLOCK in bytes; `None` where there is no limit, or CAP_IPC_LOCK lifts it.
+    pub locked_memory: Option<u64>,
 }
 
 impl Host {
     pub fn here() -> Self {
         let read = |path| std::fs::read_to_string(path).ok();
+        let last_number =
+            |path| -> Option<u64> { read(path)?.split_whitespace().last()?.parse().ok() };
+        let status = read("/proc/self/status").unwrap_or_default();
+        let limits = read("/proc/self/limits").unwrap_or_default();
+        let page_len = resources::page_len();
+        let locked = resources::soft_limit(&limits, "Max locked memory");
         Self {
-            rmem_max: read("/proc/sys/net/core/rmem_max").and_then(|t| t.trim().parse().ok()),
-            has_net_admin: read("/proc/self/status")
-                .is_some_and(|status| has_capability(&status, CAP_NET_ADMIN)),
+            rmem_max: last_number("/proc/sys/net/core/rmem_max"),
+            has_net_admin: has_capability(&status, CAP_NET_ADMIN),
             cores: cores(),
+            somaxconn: last_number("/proc/sys/net/core/somaxconn"),
+            udp_mem: last_number("/proc/sys/net/ipv4/udp_mem").map(|pages| pages * page_len),
+            page_len,
+            open_files: resources::soft_limit(&limits, "Max open files"),
+            locked_memory: locked.filter(|_| !has_capability(&status, CAP_IPC_LOCK)),
         }
     }
 }
@@ -62,6 +85,7 @@ fn warnings_on(settings: &Settings, host: &Host) -> Vec<String> {
     }
     let cores = host.cores.min(limits::SHARDS_MAX);
     let count = settings.shard_count(cores);
+    resources::warn(settings, host, count, &mut warnings);
     if settings.shards == Shards::Auto && count < cores {
         warnings.push(format!(
             "shards = \"auto\" gives {count} on these {cores} cores, as one for each needs \
@@ -116,6 +140,11 @@ mod tests {
         rmem_max: Some(212_992),
         has_net_admin: false,
         cores: 1,
+        somaxconn: Some(4096),
+        udp_mem: Some(1 << 40),
+        page_len: 4096,
+        open_files: None,
+        locked_memory: None,
     };
 
     #[test]

@@ -20,6 +20,7 @@ use super::settings::{
 use super::unit::{format_size, format_time, parse_percent, parse_size, parse_time};
 use crate::decode::avro::plan::Target;
 use crate::limits::SHARDS_MAX;
+use crate::log::{LogFilter, LogFormat, NoLevel};
 use address::{parse_forward_targets, parse_listener_address, socket_address};
 pub use gate::*;
 pub use tenant::*;
@@ -99,6 +100,31 @@ pub const STOP_TIMEOUT: Key<Duration> = Key {
     parse: |leaf| time(leaf, Duration::from_secs(4), Duration::from_secs(600)),
     show: show_time,
 };
+
+pub const LOG_LEVEL: Key<LogFilter> = Key {
+    path: "log.level",
+    default: Some("info"),
+    parse: |leaf| {
+        let text = text(leaf, "info")?;
+        text.parse().map_err(|NoLevel { part }| {
+            Wrong::new(format!("\"{part}\" is no level"), NoLevel::HELP)
+        })
+    },
+    show: |level| quote(&level.to_string()),
+};
+
+pub const LOG_FORMAT: Key<LogFormat> = Key {
+    path: "log.format",
+    default: Some("auto"),
+    parse: |leaf| word(leaf, &LOG_FORMAT_WORDS, &[]),
+    show: |format| show_word(format, &LOG_FORMAT_WORDS),
+};
+const LOG_FORMAT_WORDS: [(&str, LogFormat); 4] = [
+    ("auto", LogFormat::Auto),
+    ("journald", LogFormat::Journald),
+    ("human", LogFormat::Human),
+    ("json", LogFormat::Json),
+];
 
 pub const ADMIN_ADDRESS: Key<SocketAddr> = Key {
     path: "admin.address",
@@ -351,6 +377,8 @@ pub const KNOWN: &[&str] = &[
     MEMORY_MAX.path,
     USER.path,
     STOP_TIMEOUT.path,
+    LOG_LEVEL.path,
+    LOG_FORMAT.path,
     ADMIN_ADDRESS.path,
     ADMIN_SOCKET.path,
     JOURNAL_MAX_SIZE.path,

@@ -20,6 +20,7 @@ use crate::limits::{
     self, LISTENERS_MAX, NAME_LEN_MAX, SEGMENT_LEN_MIN, SHARD_MEMORY, SHARD_SEGMENTS_MIN,
     SINK_SHARD_MEMORY, SINKS_MAX,
 };
+use crate::log::LogSettings;
 
 pub(crate) use schemas::is_schema_name;
 
@@ -92,6 +93,10 @@ impl Reader {
             user: self.given(&key::USER, ""),
             stop_timeout: self.value(&key::STOP_TIMEOUT, ""),
             memory_max: self.value(&key::MEMORY_MAX, ""),
+            log: LogSettings {
+                level: self.value(&key::LOG_LEVEL, ""),
+                format: self.value(&key::LOG_FORMAT, ""),
+            },
             admin: AdminSettings {
                 address: self.value(&key::ADMIN_ADDRESS, ""),
                 socket: self.given(&key::ADMIN_SOCKET, ""),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::decode::avro::plan::Mapping;
 use crate::gate::policy::{GatePolicy, Prefix, Rate};
 use crate::limits;
+use crate::log::LogSettings;
 
 /// All of it, checked: `config::load` and `config::builtin` are the only makers outside of tests.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,7 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// Ceiling of the agent's memory in bytes.
     pub memory_max: u64,
+    pub log: LogSettings,
     pub admin: AdminSettings,
     pub journal: JournalSettings,
     /// By name, in the file's order; the index is the `ListenerId`.

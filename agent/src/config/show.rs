@@ -22,6 +22,9 @@ pub fn show(settings: &Settings) -> String {
         line(&mut out, &key::USER, user);
     }
     line(&mut out, &key::STOP_TIMEOUT, &settings.stop_timeout);
+    out.push_str("\n[log]\n");
+    line(&mut out, &key::LOG_LEVEL, &settings.log.level);
+    line(&mut out, &key::LOG_FORMAT, &settings.log.format);
     out.push_str("\n[admin]\n");
     line(&mut out, &key::ADMIN_ADDRESS, &settings.admin.address);
     if let Some(path) = &settings.admin.socket {

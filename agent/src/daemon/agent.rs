@@ -34,6 +34,8 @@ use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
 use crate::shard::orders::Orders;
+use crate::shard::regulation::{Board, Regulation};
+use crate::shard::tenant::TenantPlan;
 
 /// How often readiness is looked at while the agent starts, and how long that may take before the
 /// log says what is missing.
@@ -105,6 +107,7 @@ impl Agent {
         gate.apply(&settings.gate.policy)
             .map_err(|error| unavailable(&error))?;
         let registry = Arc::new(Registry::new());
+        store.recall(data.path());
         store.release_unwanted(&settings.listeners, shard_count);
         let mut bound = Vec::new();
         for (index, listener) in settings.listeners.iter().enumerate() {
@@ -127,6 +130,10 @@ impl Agent {
         let mut sinks = Sinks::new(settings, data.path(), &delivered);
         let handovers = Handover::for_shards(shard_count);
         let orders: Vec<Arc<Orders>> = (0..shard_count).map(|_| Arc::default()).collect();
+        let regulation = Regulation {
+            board: Arc::new(Board::alone(shard_count)),
+            tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
+        };
         let mut shards = Vec::new();
         let mut marks = Vec::new();
         for (shard, (start, recalled)) in (0..).zip(inherited.shards) {
@@ -139,7 +146,8 @@ impl Agent {
             }
             let own_orders = &orders[usize::from(shard)];
             let feeds = sinks.start(shard, &shard_marks, Some(own_orders))?;
-            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard);
+            let publisher = ShardPublisher::new(&registry, &settings.listeners, shard)
+                .with_tenants(&registry, regulation.tenants.as_deref());
             let listeners = settings.listeners.iter().zip(&bound);
             shards.push(Shard::start(ShardPlan {
                 shard,
@@ -164,6 +172,7 @@ impl Agent {
                 },
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
+                regulation: regulation.clone(),
                 listeners: listeners
                     .map(|(each, bound)| listener_plan(shard.into(), each, bound, gate.stand_in()))
                     .collect(),
@@ -187,6 +196,7 @@ impl Agent {
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
             io,
+            board: regulation.board,
         };
         let schemas = Watch::start(schemas)
             .map_err(|error| Failure::io("start the thread that looks at schemas_dir", &error))?;
@@ -358,6 +368,7 @@ impl Agent {
         let outcome = joined
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.store.leave(self.data.path());
         self.shared.close_sockets();
         outcome
     }

@@ -15,6 +15,7 @@ use crate::daemon::signal::{Asked, Signals};
 use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
 use crate::limits;
+use crate::log;
 use crate::privilege;
 
 /// How often the disk, the shards and readiness are looked at.
@@ -93,6 +94,7 @@ async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
             }
             _ = change.tick(), if agent.is_changing() => agent.tend(),
             _ = watch.tick() => {
+                log::sum_up();
                 if let Err(failure) = agent.watch() {
                     tracing::error!("{failure}");
                     break Some(failure);

@@ -15,10 +15,6 @@ use crate::gate::{Gate, GateError, GateKind, SocketKey};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
-/// Connections that the kernel completes before the shard accepts them; net.core.somaxconn (4,096
-/// by default since Linux 5.4) bounds it too.
-const BACKLOG: i32 = 4096;
-
 /// One listener's sockets, one per shard, all on one address.
 pub struct Bound {
     pub address: SocketAddr,
@@ -97,7 +93,7 @@ fn bind_all(
     for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
-            Some(socket) => take_over(settings, socket, gate.kind()),
+            Some(socket) => take_over(settings, socket, shards > 1, gate.kind()),
             None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
@@ -120,7 +116,7 @@ fn bind_all(
         if !is_held {
             if settings.protocol == Protocol::Tcp {
                 socket
-                    .listen(BACKLOG)
+                    .listen(i32::from(limits::LISTEN_BACKLOG))
                     .map_err(|error| failure(settings, &error))?;
             }
         }
@@ -177,8 +173,15 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
-fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
-    if settings.protocol == Protocol::Tcp || gate == GateKind::UserSpace {
+fn take_over(
+    settings: &ListenerSettings,
+    socket: Socket,
+    shared: bool,
+    gate: GateKind,
+) -> io::Result<Socket> {
+    // The number of shards may have changed: others can join a socket that allows it later.
+    socket.set_reuse_port(shared)?;
+    if gate == GateKind::UserSpace {
         detach_filter(&socket)?;
     }
     set_up(settings, &socket)?;
@@ -267,27 +270,4 @@ fn guard(settings: &ListenerSettings, error: &GateError) -> Failure {
         Exit::Unavailable,
         format!("listener {}: the gate: {error}", settings.name),
     )
-}
-
-/// Bytes that wait in a socket's receive buffer, with the kernel's overhead, and its limit
-/// (SO_MEMINFO, Linux 4.12); zeroes where the kernel does not say.
-pub fn socket_memory(socket: std::os::fd::RawFd) -> (u64, u64) {
-    let mut values = [0u32; 9];
-    let mut len = size_of_val(&values) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to an array of that size.
-    let read = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            values.as_mut_ptr().cast(),
-            &mut len,
-        )
-    };
-    // linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC is 0, SK_MEMINFO_RCVBUF is 1.
-    if read == 0 {
-        (u64::from(values[0]), u64::from(values[1]))
-    } else {
-        (0, 0)
-    }
 }

@@ -2,12 +2,13 @@
 //! control thread between two looks at everything else, one at a time.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
 use crate::daemon::gate_requests::GateRequest;
 use crate::daemon::reload::Asked;
+use crate::log::{self, LogFilter, NoLevel};
 
 /// The closed list of requests.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum Request {
     PlanReload,
     /// What `penstock gate` asks.
     Gate(GateRequest),
+    /// Log by this filter until the next reload, or say by which it logs.
+    Log { level: Option<String> },
 }
 
 /// Why nothing was changed, in one line or more, for a person.
@@ -46,6 +49,20 @@ impl Agent {
             }),
             // A client that has gone wants no answer.
             Request::Gate(request) => drop(reply.send(self.answer_gate(request))),
+            Request::Log { level } => drop(reply.send(answer_log(level.as_deref()))),
         }
     }
+}
+
+/// `{"level": …}`, and where it was changed `"was"`.
+fn answer_log(level: Option<&str>) -> Answer {
+    let Some(level) = level else {
+        return Ok(json!({ "level": log::level().map(|level| level.to_string()) }));
+    };
+    let level: LogFilter = level
+        .parse()
+        .map_err(|error: NoLevel| Refused(error.to_string()))?;
+    let was = log::set_level(level.clone()).map(|was| was.to_string());
+    tracing::info!(%level, was, "the log's level was changed by a request");
+    Ok(json!({ "level": level.to_string(), "was": was }))
 }

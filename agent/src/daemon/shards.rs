@@ -27,6 +27,7 @@ use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::{Kernel, ListenerId};
 use crate::shard::orders::Orders;
+use crate::shard::regulation::Regulation;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 
 /// Cores that this process may run on, in order.
@@ -82,6 +83,7 @@ pub struct ShardPlan {
     pub listeners: Vec<ListenerPlan>,
     /// The control thread has them too.
     pub orders: Arc<Orders>,
+    pub regulation: Regulation,
     pub observer: ShardPublisher,
     /// Its sockets outlive the process.
     pub sockets_kept: bool,
@@ -203,6 +205,7 @@ impl Start {
             journal: plan.journal,
             schemas: plan.schemas,
             handover: plan.handover,
+            regulation: plan.regulation,
             connections_max: limits::CONNECTIONS_MAX,
             carry_bytes_max: limits::CARRY_BYTES_MAX,
             tcp_buffers: limits::TCP_BUFFERS,

@@ -5,22 +5,29 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::admin::{JournalStatus, ListenerStatus, SinkStatus, Status, StatusSource};
+use agent_common::ramp::PRESSURE_MAX;
+
+use crate::admin::{JournalStatus, KeepStatus, ListenerStatus, SinkStatus, Status, StatusSource};
 use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
-use crate::daemon::listen::{Bound, socket_memory};
+use crate::daemon::listen::Bound;
 use crate::daemon::listeners::Listeners;
 use crate::daemon::systemd::SocketStore;
 use crate::fence::choice::Io;
+use crate::fence::receive_queue;
 use crate::gate::who::{self, TopBy};
 use crate::gate::{Gate, GateKind};
 use crate::journal::feed::{JournalMarks, SinkMark};
-use crate::metric::{ControlPublisher, JournalState, Registry, SinkCounts, SinkLabels};
+use crate::log;
+use crate::metric::{
+    ControlPublisher, JournalState, LogPublisher, Registry, SinkCounts, SinkLabels,
+};
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
 use crate::shard::orders::Orders;
+use crate::shard::regulation::Board;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
 /// Of `penstock gate top`, what `/api/v1/status` has.
@@ -71,6 +78,7 @@ pub struct Views {
     pub schemas: Arc<SchemaView>,
     pub disk: Arc<DiskSpace>,
     pub io: Io,
+    pub board: Arc<Board>,
 }
 
 /// Read by the admin side on the control thread; the mutexes are never contended, and taken in the
@@ -85,9 +93,11 @@ pub struct Shared {
     gate: Mutex<Gate>,
     sinks: Mutex<Vec<SinkView>>,
     disk: Arc<DiskSpace>,
+    board: Arc<Board>,
     schemas: Arc<SchemaView>,
     registry: Arc<Registry>,
     publisher: Mutex<ControlPublisher>,
+    log: Mutex<LogPublisher>,
 }
 
 impl Shared {
@@ -105,11 +115,13 @@ impl Shared {
             schemas,
             disk,
             io,
+            board,
         } = views;
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
         let mut publisher =
-            ControlPublisher::new(registry, listeners, &[], io.label(), kind.label());
+            ControlPublisher::new(registry, listeners, &[], io.label(), kind.label())
+                .with_shards(registry, board.pressures().count());
         for sink in &sinks {
             add_sink(&mut publisher, registry, &sink.name);
         }
@@ -124,9 +136,11 @@ impl Shared {
             gate: Mutex::new(gate),
             sinks: Mutex::new(sinks),
             disk,
+            board,
             schemas,
             registry: Arc::clone(registry),
             publisher: Mutex::new(publisher),
+            log: Mutex::new(LogPublisher::new(registry)),
         }
     }
 
@@ -231,8 +245,9 @@ impl Shared {
             let sizes = gate.sizes(id);
             self.registry.datagram_sizes(&known.settings.name, &sizes);
             let sockets = known.bound.iter().flat_map(|bound| &bound.sockets);
-            let memory = sockets.map(|socket| socket_memory(socket.as_raw_fd()));
-            let (used, limit) = memory.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            let memory = sockets.map(|socket| receive_queue(socket.as_raw_fd()));
+            let (used, limit) =
+                memory.fold((0, 0), |sum, one| (sum.0 + one.used, sum.1 + one.limit));
             publisher.receive_buffer(index, used, limit);
         }
     }
@@ -253,6 +268,7 @@ fn add_sink(publisher: &mut ControlPublisher, registry: &Registry, name: &str) {
 
 impl StatusSource for Shared {
     fn refresh(&self) {
+        lock(&self.log).publish(&log::suppressed());
         self.refresh_listeners(&self.listeners(), &self.gate());
         let sinks = lock(&self.sinks);
         let mut publisher = lock(&self.publisher);
@@ -260,6 +276,8 @@ impl StatusSource for Shared {
         for cause in self.marks.iter().filter_map(|marks| marks.refusal()) {
             refusing[cause as usize] += 1;
         }
+        let pressures = self.board.pressures().map(pressure_ratio);
+        publisher.regulation(pressures, self.board.in_force());
         publisher.journal(&JournalState {
             refusing,
             disk_free: self.disk.free.load(Ordering::Relaxed),
@@ -326,9 +344,16 @@ impl StatusSource for Shared {
             listeners: listeners.collect(),
             journal: journal.collect(),
             sinks: sinks.collect(),
+            pressure: self.board.pressures().map(pressure_ratio).collect(),
+            keep_sixteenths: KeepStatus::of(self.board.in_force()),
             schemas: self.schemas.files().clone(),
         }
     }
+}
+
+/// From 0 to 1.
+fn pressure_ratio(pressure: u32) -> f64 {
+    f64::from(pressure) / f64::from(PRESSURE_MAX)
 }
 
 /// A poisoned lock means that a reader panicked between two reads: what it guards is still whole.

@@ -19,9 +19,11 @@ mod buffers;
 mod clock;
 mod folder;
 mod message;
+mod queue;
 mod socket;
 mod wake;
 
+pub use queue::receive_queue;
 pub use wake::{Waker, waker};
 
 /// What a fence needs to know.

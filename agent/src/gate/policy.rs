@@ -5,9 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use agent_common::frame::PRIORITY_MAX;
-
-/// Ratios are in sixteenths: all of it.
-pub const KEEP_ALL: u8 = 16;
+pub use agent_common::keep::KEEP_ALL;
 
 /// An address with the number of its leading bits that count: 0 to 32, or to 128. The bits behind
 /// them are 0.

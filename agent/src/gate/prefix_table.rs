@@ -53,3 +53,6 @@ impl<V: Copy> PrefixTable<V> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

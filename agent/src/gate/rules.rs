@@ -6,14 +6,14 @@ use std::net::IpAddr;
 
 use agent_common::bucket::{Bucket, RATE_MAX};
 use agent_common::bundle::BUNDLE_DATAGRAMS_MAX;
-use agent_common::keep::{KEEP_ALL, Keep};
+use agent_common::keep::Keep;
 use agent_common::layout::{
     LIMITS_MAX, LISTS_MAX, ListEntry, POLICY_ALLOW, POLICY_LIMITS, POLICY_LISTS, Policy,
 };
 use agent_common::limit::Limit;
 use agent_common::source::{Source, mask};
 
-use super::policy::{GatePolicy, Prefix, Rate, SourceLimit};
+use super::policy::{GatePolicy, KEEP_ALL, Prefix, Rate, SourceLimit};
 
 /// The most bytes of one bundle (a UDP datagram's length is 16 bits, and GRO keeps to it).
 const BUNDLE_LEN_MAX: u32 = 65_535;
@@ -281,3 +281,6 @@ fn limit(of: &SourceLimit) -> Limit {
         connections: bucket(of.connections, 1),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_common::keep::{KEEP_ALL, Keep, PRIORITIES};
 use agent_common::verdict::{KernelDrop, Verdict};
 use metrics::{Counter, Gauge};
 
@@ -11,10 +12,17 @@ use crate::config::settings::{ListenerSettings, Protocol};
 use crate::schema::registry::State;
 use crate::shard::counters::Refusal;
 
+/// By the priority's number.
+const PRIORITY_LABELS: [&str; PRIORITIES] = ["critical", "high", "normal", "background"];
+
 /// The control thread's handles and what it published last.
 pub struct ControlPublisher {
     listeners: Vec<ListenerHandles>,
     sinks: Vec<SinkHandles>,
+    /// By shard.
+    pressure: Vec<Gauge>,
+    /// By priority.
+    gate_keep: [Gauge; PRIORITIES],
     schemas: [Gauge; State::ALL.len()],
     journal_limit_bytes: Gauge,
     journal_refusing_shards: [Gauge; Refusal::COUNT],
@@ -107,6 +115,12 @@ impl ControlPublisher {
                 .iter()
                 .map(|sink| SinkHandles::new(registry, sink))
                 .collect(),
+            pressure: Vec::new(),
+            gate_keep: PRIORITY_LABELS.map(|label| {
+                let gauge = registry.gauge(&family::GATE_KEEP, &[label]);
+                gauge.set(1);
+                gauge
+            }),
             schemas: State::ALL.map(|state| registry.gauge(&family::SCHEMAS, &[state.label()])),
             journal_limit_bytes: registry.gauge(&family::JOURNAL_LIMIT_BYTES, &[]),
             journal_refusing_shards: Refusal::ALL
@@ -115,6 +129,25 @@ impl ControlPublisher {
             journal_min_free_bytes: registry.gauge(&family::JOURNAL_MIN_FREE_BYTES, &[]),
             config_last_reload_successful,
             config_last_reload_success_timestamp,
+        }
+    }
+
+    /// With the series that each shard has here.
+    pub fn with_shards(self, registry: &Registry, shards: usize) -> Self {
+        let gauge = |shard: usize| registry.gauge(&family::PRESSURE, &[&shard.to_string()]);
+        Self {
+            pressure: (0..shards).map(gauge).collect(),
+            ..self
+        }
+    }
+
+    /// How hard pressed each shard is, from 0 to 1, and what is kept of each priority.
+    pub fn regulation(&self, pressures: impl Iterator<Item = f64>, keep: Keep) {
+        for (gauge, pressure) in self.pressure.iter().zip(pressures) {
+            gauge.set(pressure);
+        }
+        for (gauge, sixteenths) in self.gate_keep.iter().zip(keep.sixteenths()) {
+            gauge.set(f64::from(sixteenths) / f64::from(KEEP_ALL));
         }
     }
 

@@ -230,6 +230,31 @@ pub static ACKS: Family = counter(
     &["status"],
     "Frames that were answered, by status.",
 );
+pub static PRESSURE: Family = gauge(
+    "penstock_pressure_ratio",
+    Unit::Count,
+    &["shard"],
+    "How hard pressed a shard is, from 0 to 1: what is shed follows the highest (OPERATING.md).",
+);
+pub static GATE_KEEP: Family = gauge(
+    "penstock_gate_keep_ratio",
+    Unit::Count,
+    &["priority"],
+    "What is kept of each priority over UDP now: the lower of the configured ratio and of what \
+     pressure leaves.",
+);
+pub static TENANT_LIMITED_FRAMES: Family = counter(
+    "penstock_tenant_limited_frames_total",
+    Unit::Count,
+    &["tenant", "limit"],
+    "New frames over TCP that were told to come later, by tenant and by the limit it had reached.",
+);
+pub static TENANT_CROWDED_PRODUCERS: Family = counter(
+    "penstock_tenant_crowded_producers_total",
+    Unit::Count,
+    &["shard"],
+    "Connections whose producer found no place of its own and shares the limits of all such.",
+);
 pub static SINK_RECORDS: Family = counter(
     "penstock_sink_records_total",
     Unit::Count,
@@ -267,6 +292,12 @@ pub static SCHEMAS: Family = gauge(
     &["state"],
     "Files of schemas_dir: usable, unusable (no records can be made of their data) or broken.",
 );
+pub static LOG_SUPPRESSED: Family = counter(
+    "penstock_log_suppressed_total",
+    Unit::Count,
+    &["level"],
+    "Errors and warnings of the agent's own log that were counted and summed up, not logged.",
+);
 pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     "penstock_config_last_reload_successful",
     Unit::Count,
@@ -287,7 +318,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 34] = [
+pub static RECORDED: [&Family; 39] = [
     &GATE_DATAGRAMS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
@@ -313,12 +344,17 @@ pub static RECORDED: [&Family; 34] = [
     &JOURNAL_DISK_FREE_BYTES,
     &JOURNAL_MIN_FREE_BYTES,
     &ACKS,
+    &PRESSURE,
+    &GATE_KEEP,
+    &TENANT_LIMITED_FRAMES,
+    &TENANT_CROWDED_PRODUCERS,
     &SINK_RECORDS,
     &SINK_LAG_RECORDS,
     &SINK_LAG_SECONDS,
     &SINK_ERRORS,
     &SINK_SKIPPED_RECORDS,
     &SCHEMAS,
+    &LOG_SUPPRESSED,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
     &CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP,
     &BUILD_INFO,

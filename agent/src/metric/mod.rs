@@ -10,6 +10,7 @@ mod control;
 mod family;
 mod histogram;
 mod host;
+mod log;
 mod process;
 mod shard;
 mod sizes;
@@ -26,6 +27,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 pub use control::{ControlPublisher, JournalState, SinkCounts, SinkLabels};
 use family::{Family, Kind};
 use histogram::Histogram;
+pub use log::LogPublisher;
 use shard::ListenerTotals;
 pub use shard::{ListenerCounts, ShardPublisher};
 use text::Text;

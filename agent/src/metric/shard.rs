@@ -15,8 +15,9 @@ use super::histogram::Observer;
 use super::{Registry, add_difference, add_differences, family, move_gauge};
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::shard::counters::{
-    CloseReason, ListenerCounters, LostReason, SegmentCall, ShardCounters,
+    CloseReason, ListenerCounters, LostReason, SegmentCall, ShardCounters, TenantCounters,
 };
+use crate::shard::tenant::{Limit, TenantPlan};
 
 /// One shard's handles and what it published last. After `new` nothing is allocated, and no series
 /// is looked up by name.
@@ -31,6 +32,9 @@ pub struct ShardPublisher {
     journal_segment_errors: [Counter; SegmentCall::COUNT],
     journal_bytes: Gauge,
     acks: [Counter; AckStatus::COUNT],
+    /// By tenant; empty where there are none.
+    tenant_limited: Vec<[Counter; Limit::COUNT]>,
+    tenant_crowded: Counter,
     last: ShardCounters,
     journal_sync: Observer,
     ingest: Observer,
@@ -165,6 +169,8 @@ impl ShardPublisher {
                 .map(|call| registry.counter(&family::JOURNAL_SEGMENT_ERRORS, &[call.label()])),
             journal_bytes: registry.gauge(&family::JOURNAL_BYTES, &[]),
             acks: AckStatus::ALL.map(|status| registry.counter(&family::ACKS, &[status.label()])),
+            tenant_limited: Vec::new(),
+            tenant_crowded: registry.counter(&family::TENANT_CROWDED_PRODUCERS, &[&label]),
             last: ShardCounters {
                 listeners: vec![ListenerCounters::default(); listener_count],
                 ..ShardCounters::default()
@@ -192,6 +198,18 @@ impl ShardPublisher {
                 self.last.listeners.push(ListenerCounters::default());
             }
         }
+    }
+
+    /// With the series of the tenants that are configured.
+    pub fn with_tenants(mut self, registry: &Registry, plan: Option<&TenantPlan>) -> Self {
+        self.last.tenants = TenantCounters::new(plan);
+        let rules = plan.map_or(&[][..], TenantPlan::rules).iter();
+        let family = &family::TENANT_LIMITED_FRAMES;
+        let series = rules.map(|rule| {
+            Limit::ALL.map(|limit| registry.counter(family, &[&rule.name, limit.label()]))
+        });
+        self.tenant_limited = series.collect();
+        self
     }
 
     /// Adds what came since the last call. Called per wake-up.
@@ -241,6 +259,19 @@ impl ShardPublisher {
             now.journal_bytes,
         );
         add_differences(&self.acks, &mut last.acks, &now.acks);
+        for ((handles, last), now) in self
+            .tenant_limited
+            .iter()
+            .zip(&mut last.tenants.limited)
+            .zip(&now.tenants.limited)
+        {
+            add_differences(handles, last, now);
+        }
+        add_difference(
+            &self.tenant_crowded,
+            &mut last.tenants.crowded,
+            now.tenants.crowded,
+        );
         self.journal_sync.publish();
         self.ingest.publish();
     }
@@ -400,9 +431,9 @@ mod tests {
         ] {
             assert!(has(&text, line), "{line} in\n{text}");
         }
-        // All 33 reasons of each listener; no series that its protocol cannot have.
+        // All 36 reasons of each listener; no series that its protocol cannot have.
         let count = |start: &str| text.lines().filter(|l| l.starts_with(start)).count();
-        assert_eq!(count("penstock_refused_frames_total{"), 66);
+        assert_eq!(count("penstock_refused_frames_total{"), 72);
         assert_eq!(count("penstock_gate_datagrams_total{"), 6);
         assert_eq!(count("penstock_connections{"), 1);
         assert_eq!(count("penstock_received_datagrams_total{"), 1);

@@ -5,6 +5,8 @@ use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::AckStatus;
 
+use crate::shard::tenant::{Limit, TenantPlan};
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
@@ -203,4 +205,24 @@ pub struct ShardCounters {
     /// Preallocated bytes of the segments that exist now.
     pub journal_bytes: u64,
     pub acks: [u64; AckStatus::COUNT],
+    pub tenants: TenantCounters,
+}
+
+/// What the tenants of one shard were told; empty where there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantCounters {
+    /// By tenant, the default one first: new frames that were told to come later, by limit.
+    pub limited: Vec<[u64; Limit::COUNT]>,
+    /// Producers that found no place of their own among those that are told apart.
+    pub crowded: u64,
+}
+
+impl TenantCounters {
+    pub fn new(plan: Option<&TenantPlan>) -> Self {
+        let tenants = plan.map_or(0, |plan| plan.rules().len());
+        Self {
+            limited: vec![[0; Limit::COUNT]; tenants],
+            crowded: 0,
+        }
+    }
 }

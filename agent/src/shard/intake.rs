@@ -3,22 +3,37 @@
 
 use std::net::SocketAddr;
 
+use agent_common::keep::{KEEP_ALL, Keep};
 use penstock_proto::reason::Reason;
 
 use crate::decode::{Decoder, Payload};
 use crate::frame::Frame;
-use crate::gate::policy::KEEP_ALL;
 use crate::journal::dedup::{Judgement, Known};
 use crate::journal::format::Envelope;
 use crate::journal::writer::{Room, Ticket, Writer};
 use crate::shard::counters::ShardCounters;
 use crate::shard::op::{ListenerId, Now};
+use crate::shard::tenant::{TenantSlot, Tenants, Wait};
 
 /// From whom a frame came, and over what.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub listener: ListenerId,
     pub peer: Option<SocketAddr>,
+}
+
+/// What holds for a frame by what it came over.
+pub enum Terms<'a> {
+    /// Over TCP: a retry is told apart by where its producer stands among those that are remembered;
+    /// and what it may have is asked of its tenant, where there are any. It is never shed.
+    Stream {
+        known: &'a mut Known,
+        tenant: Option<TenantSlot>,
+    },
+    /// Over UDP: what is kept of each priority. The gate has asked this too, of a bundle as a whole;
+    /// here it is asked again of each datagram, as a ratio may have fallen since, and as those of a
+    /// bundle pass together.
+    Datagram { keep: Keep },
 }
 
 /// What became of a frame. Whatever it is, it is counted.
@@ -32,6 +47,8 @@ pub enum Taken {
         behind: u64,
     },
     Refused(Reason),
+    /// Its tenant has what it may have, for now.
+    Limited(Wait),
 }
 
 /// The decoder, the journal and the counts of one shard.
@@ -39,26 +56,39 @@ pub struct Intake {
     pub decoder: Decoder,
     pub journal: Writer,
     pub counters: ShardCounters,
+    /// `None`: nobody is limited.
+    pub tenants: Option<Box<Tenants>>,
 }
 
 impl Intake {
-    /// Takes a whole frame. `room` is what the journal said just before: `Yes` or `Refused`. `known`
-    /// is where its producer stands among those that are remembered; `None` where a retry is not to
-    /// be told apart: over UDP, and of nobody.
+    /// Takes a whole frame. `room` is what the journal said just before: `Yes` or `Refused`.
     ///
     /// A frame that was taken before is told apart before its payload is decoded, but after its
-    /// checksum: what is compared must be what was sent.
+    /// checksum: what is compared must be what was sent. Only one that is new is asked of its tenant:
+    /// what is stored already costs nothing and is settled at once.
     #[inline]
     pub fn take(
         &mut self,
         origin: Origin,
         frame: &Frame<'_>,
         room: Room,
-        known: Option<&mut Known>,
+        terms: Terms<'_>,
         now: Now,
     ) -> Taken {
         let header = &frame.header;
-        let mut known = known.filter(|_| header.producer != 0);
+        let (mut known, tenant, keep_sixteenths) = match terms {
+            Terms::Stream { known, tenant } => (
+                Some(known).filter(|_| header.producer != 0),
+                tenant,
+                KEEP_ALL,
+            ),
+            Terms::Datagram { keep } => {
+                if !keep.keeps(header.priority, header.sequence) {
+                    return self.refused(origin, Reason::Shed);
+                }
+                (None, None, keep.of(header.priority))
+            }
+        };
         if let Err(reason) = frame.check_payload() {
             return self.refused(origin, reason);
         }
@@ -77,6 +107,14 @@ impl Intake {
                 Judgement::TooMany => return self.refused(origin, Reason::TooManyProducers),
             }
         }
+        if let (Some(tenants), Some(slot), Room::Yes) = (&mut self.tenants, tenant, room) {
+            let load = self.journal.load();
+            let admitted = tenants.admit(slot, frame.bytes.len(), &load, now.monotonic_ns);
+            if let Err(wait) = admitted {
+                self.refuse(origin.listener, wait.limit.reason());
+                return Taken::Limited(wait);
+            }
+        }
         let payload = Payload::of(header, frame.payload());
         let checked = payload.and_then(|payload| {
             let checked = self.decoder.validate(&payload, header.records)?;
@@ -93,7 +131,7 @@ impl Intake {
         let envelope = Envelope {
             observed_time_unix_nano: now.unix_ns,
             listener: origin.listener.0,
-            keep_sixteenths: KEEP_ALL,
+            keep_sixteenths,
             peer: origin.peer,
             deduplicated: known.is_some(),
         };
@@ -110,6 +148,9 @@ impl Intake {
                 ticket.0 + 1,
                 now.unix_ns,
             );
+        }
+        if let (Some(tenants), Some(slot)) = (&mut self.tenants, tenant) {
+            tenants.on_taken(slot, ticket, frame.bytes.len());
         }
         let counts = &mut self.counters.listeners[usize::from(origin.listener.0)];
         counts.received_frames += 1;

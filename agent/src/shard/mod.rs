@@ -12,6 +12,7 @@ pub mod op;
 pub mod orders;
 pub mod peer;
 pub mod region;
+pub mod regulation;
 pub mod settle;
 pub mod tenant;
 pub mod worker;

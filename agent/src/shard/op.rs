@@ -294,6 +294,14 @@ pub struct Bundle {
     pub truncated: bool,
 }
 
+/// What waits in a UDP socket, with the kernel's overhead, and what may; zeroes where the kernel does
+/// not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiveQueue {
+    pub used: u64,
+    pub limit: u64,
+}
+
 /// The time, read once per wake-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Now {
@@ -314,6 +322,7 @@ pub trait Kernel {
     /// The next completion that has arrived.
     fn reap(&mut self) -> Option<Completion>;
     fn now(&self) -> Now;
+    fn receive_queue(&self, socket: Socket) -> ReceiveQueue;
     /// The filled bytes of a receive buffer.
     fn bytes(&self, lease: &Lease) -> &[u8];
     /// Hands a receive buffer back to the kernel.

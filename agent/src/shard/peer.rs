@@ -9,6 +9,7 @@ use crate::journal::dedup::Known;
 use crate::limits;
 use crate::shard::counters::CloseReason;
 use crate::shard::op::{ListenerId, PeerId, Socket};
+use crate::shard::tenant::TenantSlot;
 use crate::source::tcp::Reader;
 
 /// Where a connection's life stands.
@@ -51,6 +52,10 @@ pub struct Connection {
     pub sending: bool,
     /// The journal takes nothing: not read before this time; 0 where it is read.
     pub paused_until_ns: u64,
+    /// Its tenant has what it may have: not read before this time; 0 where it is read.
+    pub throttled_until_ns: u64,
+    /// Where its producer is accounted for; set by the first frame, where there are tenants.
+    pub tenant: Option<TenantSlot>,
     /// Already on the worker's list of connections with something to send or to close.
     pub touched: bool,
 }
@@ -71,6 +76,8 @@ impl Connection {
             peeking: false,
             sending: false,
             paused_until_ns: 0,
+            throttled_until_ns: 0,
+            tenant: None,
             touched: false,
         }
     }

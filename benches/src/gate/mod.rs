@@ -77,6 +77,7 @@ impl Stage {
         rig::agent::Agent::start(&rig::agent::Plan {
             binary: &self.binary,
             folder,
+            io: "auto",
             tables,
         })
     }

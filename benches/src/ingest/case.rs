@@ -57,20 +57,46 @@ pub enum Contender {
     /// Counts bytes.
     Bare,
     /// The agent, its sink not enabled.
-    SinkIdle,
+    SinkIdle(Io),
     /// The agent with its file sink, both on one core.
-    SinkRunning,
+    SinkRunning(Io),
 }
 
-pub const CONTENDERS: [Contender; 3] =
-    [Contender::Bare, Contender::SinkIdle, Contender::SinkRunning];
+/// The agent's kernel interface, as its configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Io {
+    IoUring,
+    Epoll,
+}
+
+impl Io {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+/// All of them, in the order of the report.
+pub const CONTENDERS: [Contender; 5] = [
+    Contender::Bare,
+    Contender::SinkIdle(Io::IoUring),
+    Contender::SinkIdle(Io::Epoll),
+    Contender::SinkRunning(Io::IoUring),
+    Contender::SinkRunning(Io::Epoll),
+];
 
 impl Contender {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Bare => "bare receiver",
-            Self::SinkIdle => "sink idle",
-            Self::SinkRunning => "sink running",
+            Self::SinkIdle(Io::IoUring) => "sink idle",
+            Self::SinkIdle(Io::Epoll) => "sink idle, epoll",
+            Self::SinkRunning(Io::IoUring) => "sink running",
+            Self::SinkRunning(Io::Epoll) => "sink running, epoll",
         }
     }
 }

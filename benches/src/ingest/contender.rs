@@ -8,7 +8,7 @@ use anyhow::ensure;
 use serde::Serialize;
 
 use super::bare::Bare;
-use super::case::{Case, Contender};
+use super::case::{Case, Contender, Io};
 use crate::rig::agent::{Agent, Plan};
 use crate::rig::drain::drain;
 use crate::rig::generator::{Generator, Sent};
@@ -141,8 +141,8 @@ impl Stage {
     ) -> anyhow::Result<Measurement> {
         match contender {
             Contender::Bare => self.bare(case),
-            Contender::SinkIdle => self.agent(case, false, catch_up),
-            Contender::SinkRunning => self.agent(case, true, false),
+            Contender::SinkIdle(io) => self.agent(case, io, false, catch_up),
+            Contender::SinkRunning(io) => self.agent(case, io, true, false),
         }
     }
 
@@ -193,11 +193,12 @@ impl Stage {
         })
     }
 
-    fn agent(&self, case: Case, sink: bool, catch_up: bool) -> anyhow::Result<Measurement> {
+    fn agent(&self, case: Case, io: Io, sink: bool, catch_up: bool) -> anyhow::Result<Measurement> {
         let folder = tempfile::tempdir_in(&self.data)?;
         let mut plan = Plan {
             binary: &self.binary,
             folder: folder.path(),
+            io: io.word(),
             tables: self.tables(sink),
         };
         let agent = Agent::start(&plan)?;

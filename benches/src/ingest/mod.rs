@@ -15,7 +15,7 @@ mod figures;
 mod options;
 mod report;
 
-use case::{CASES, CONTENDERS, Case, Contender};
+use case::{CASES, Case, Contender};
 use contender::Stage;
 use figures::Figures;
 pub use options::Options;
@@ -45,18 +45,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .filter(|case| options.wants(*case))
         .collect();
     anyhow::ensure!(!cases.is_empty(), "--only names no case");
+    let contenders = options.contenders();
     for round in 0..options.rounds() {
         for &case in &cases {
-            for turn in 0..CONTENDERS.len() {
+            for turn in 0..contenders.len() {
                 // Each round begins with another contender.
-                let contender = CONTENDERS[(turn + round) % CONTENDERS.len()];
+                let contender = contenders[(turn + round) % contenders.len()];
                 // Once a case is enough: nothing else runs while the sink catches up.
-                let catch_up = contender == Contender::SinkIdle && round == 0;
+                let catch_up = matches!(contender, Contender::SinkIdle(_)) && round == 0;
                 let measured = stage
                     .measure(case, contender, catch_up)
                     .with_context(|| format!("{}, {}", case.label(), contender.label()))?;
                 eprintln!(
-                    "round {}/{}  {:<26} {:<14} {}",
+                    "round {}/{}  {:<26} {:<19} {}",
                     round + 1,
                     options.rounds(),
                     case.label(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::case::Case;
+use super::case::{CONTENDERS, Case, Contender, Io};
 
 /// The end-to-end benchmark: `penstock load` on one core, the agent on another.
 #[derive(Debug, clap::Parser)]
@@ -23,6 +23,9 @@ pub struct Options {
     /// Only the cases whose name has this in it
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// The agent's kernel interface; with both, in turn within each round
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "io_uring")]
+    io: Vec<Io>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,
@@ -46,5 +49,13 @@ impl Options {
         let label = case.label().to_lowercase();
         let only = self.only.as_ref();
         only.is_none_or(|text| label.contains(&text.to_lowercase()))
+    }
+
+    pub fn contenders(&self) -> Vec<Contender> {
+        let wanted = |contender: &Contender| match contender {
+            Contender::Bare => true,
+            Contender::SinkIdle(io) | Contender::SinkRunning(io) => self.io.contains(io),
+        };
+        CONTENDERS.into_iter().filter(wanted).collect()
     }
 }

@@ -157,7 +157,7 @@ impl Report {
                 let percent = share.median * 100.0;
                 parts.push(format!("the shard {percent:.0} % of the agent's CPU time"));
             }
-            if let (Contender::SinkRunning, Some(sink)) = (contender, sink) {
+            if let (Contender::SinkRunning(_), Some(sink)) = (contender, sink) {
                 let text = sink.text(1e6, 2);
                 parts.push(format!("the sink delivered {text} M records/s meanwhile"));
             }

@@ -24,7 +24,9 @@ pub struct Plan<'a> {
     pub binary: &'a Path,
     /// Kept from one start to the next.
     pub folder: &'a Path,
-    /// Everything but the data folder, the shards and the admin address.
+    /// The value of `io`: the kernel interface of its shard.
+    pub io: &'a str,
+    /// Everything but that, the data folder, the shards and the admin address.
     pub tables: String,
 }
 
@@ -136,8 +138,9 @@ impl Drop for Agent {
 fn configuration(plan: &Plan<'_>, admin: SocketAddr) -> String {
     let (data, tables) = (plan.folder.join("data"), &plan.tables);
     format!(
-        "data_dir = \"{}\"\nshards = 1\n[admin]\naddress = \"{admin}\"\n{tables}",
+        "data_dir = \"{}\"\nshards = 1\nio = \"{}\"\n[admin]\naddress = \"{admin}\"\n{tables}",
         data.display(),
+        plan.io,
     )
 }
 

@@ -51,10 +51,10 @@ fn made(version: &str) -> PathBuf {
     package
 }
 
-/// Installs the package, as an administrator does who has downloaded it. The service starts, or, on
-/// an upgrade, restarts.
+/// Installs the package, as an administrator does who has downloaded it and keeps what is configured.
+/// The service starts, or, on an upgrade, restarts.
 pub fn install(machine: &Machine, version: &str) {
     let inside = format!("/root/penstock_{version}.deb");
     fs::copy(made(version), machine.path(&inside)).expect("copy the package");
-    machine.run(&["dpkg", "--install", &inside]);
+    machine.run(&["dpkg", "--force-confold", "--install", &inside]);
 }

@@ -411,10 +411,18 @@ fn check_answer(
                 assert!(
                     matches!(
                         reason,
-                        Some(Reason::Backpressure | Reason::JournalFailed | Reason::Stopping)
+                        Some(
+                            Reason::Backpressure
+                                | Reason::JournalFailed
+                                | Reason::Stopping
+                                | Reason::RateLimited
+                                | Reason::TenantShare
+                        )
                     ),
                     "good frame {key:?} is refused: {ack:?} {reason:?}"
                 );
+                let limited = matches!(reason, Some(Reason::RateLimited | Reason::TenantShare));
+                struck.limited += u64::from(limited);
                 struck.backpressure += u64::from(ack.status == AckStatus::TryLater);
             }
             (Fate::Refused(reason) | Fate::FramingLost(reason), AckStatus::Refused) => {

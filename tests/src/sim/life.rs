@@ -18,6 +18,8 @@ use penstock::schema::table::Schemas;
 use penstock::shard::buffer::BlockPool;
 use penstock::shard::counters::ShardCounters;
 use penstock::shard::handover::Handover;
+use penstock::shard::regulation::Regulation;
+use penstock::shard::tenant::TenantPlan;
 use penstock::shard::worker::{ListenerPlan, Plan, Turn, Worker};
 use penstock::sink::StopDeadline;
 use tempfile::TempDir;
@@ -86,6 +88,8 @@ pub struct Life {
     disk_low: Arc<AtomicBool>,
     /// How connections get to the shard that owns their producer.
     handovers: Vec<Handover>,
+    /// What all shards of this life share of what regulates them.
+    regulation: Regulation,
     deadline: Arc<StopDeadline>,
     pub reloads: Option<Reloads>,
     rng: Rng,
@@ -135,6 +139,7 @@ impl Life {
             data_dir: tempfile::tempdir_in(memory()).expect("a folder for temporary files"),
             disk_low: Arc::default(),
             handovers: Vec::new(),
+            regulation: Regulation::alone(1),
             deadline: Arc::default(),
             reloads: None,
             rng,
@@ -156,6 +161,10 @@ impl Life {
         let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
         self.world().struck.reshards += u64::from(reshards);
         let found = restart::recover(self.data_dir.path(), images, count, &mut self.world());
+        self.regulation = Regulation {
+            tenants: TenantPlan::new(&self.setup.tenants).map(Arc::new),
+            ..Regulation::alone(count)
+        };
         self.handovers = match count {
             1 if !self.setup.peek => Vec::new(),
             count => Handover::for_shards(count),
@@ -314,6 +323,7 @@ impl Life {
                 salt_seed: setup.seed ^ ((self.number as u64) << 32 | shard as u64),
             },
             handover: self.handovers.get(shard).cloned(),
+            regulation: self.regulation.clone(),
             connections_max: setup.connections_max,
             carry_bytes_max: setup.carry_bytes_max,
             tcp_buffers: setup.sizes.tcp_buffers,

@@ -232,6 +232,7 @@ pub struct Packet {
 /// A UDP socket's receive queue.
 #[derive(Default)]
 pub struct Datagrams {
+    pub socket: i32,
     pub queue: VecDeque<Packet>,
     pub armed: Option<u64>,
     pub multishot: bool,

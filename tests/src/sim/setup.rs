@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use penstock::config::settings::TenantSettings;
+use penstock::gate::policy::Rate;
 use penstock::limits::CARRY_BYTES_MAX;
 use penstock_client::{Encoding, Overflow};
 
@@ -62,6 +64,8 @@ pub struct Setup {
     pub drain: Option<Duration>,
     pub producers: Vec<ProducerPlan>,
     pub senders: Vec<SenderPlan>,
+    /// Whose producers are whose over TCP, and what each may have.
+    pub tenants: Vec<TenantSettings>,
     /// Producers of the client library.
     pub clients: Vec<ClientPlan>,
     /// A sink hands everything over to another agent.
@@ -99,6 +103,7 @@ impl Setup {
             drain: None,
             producers: Vec::new(),
             senders: Vec::new(),
+            tenants: Vec::new(),
             clients: Vec::new(),
             forward: false,
             reloads: false,
@@ -184,8 +189,37 @@ impl Setup {
         for index in 0..rng.pick(&[0, 0, 1, 2]) {
             setup.clients.push(random_client(&mut rng, index));
         }
+        if rng.chance(400) {
+            setup.tenants = random_tenants(&mut rng);
+        }
         setup
     }
+}
+
+/// A default for everybody, and a tenant that has two of the producers.
+fn random_tenants(rng: &mut Rng) -> Vec<TenantSettings> {
+    let mut one = |tenant: TenantSettings| TenantSettings {
+        weight: rng.pick(&[1, 3]),
+        rate: rng.pick(&[
+            None,
+            Some(Rate {
+                sustained: 200,
+                burst: 20,
+            }),
+            Some(Rate {
+                sustained: 5_000,
+                burst: 50,
+            }),
+        ]),
+        bytes_in_flight: rng.pick(&[None, Some(1), Some(20_000)]),
+        journal_percent: rng.pick(&[None, None, Some(20)]),
+        ..tenant
+    };
+    let named = TenantSettings {
+        producers: vec![0xa001, 0xc000],
+        ..TenantSettings::unlimited("named")
+    };
+    vec![one(TenantSettings::unlimited("default")), one(named)]
 }
 
 fn random_faults(rng: &mut Rng) -> Faults {

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 use crate::config::settings::{ListenerSettings, Protocol};
+use crate::fence::receive_queue;
 
 /// A socket that an earlier life has bound, under the name that it gave it.
 #[derive(Debug)]
@@ -49,19 +50,19 @@ impl Held {
 
     /// Bytes that wait in it, with the kernel's overhead.
     pub fn waiting_bytes(&self) -> u64 {
-        super::super::listen::socket_memory(self.socket.as_raw_fd()).0
+        receive_queue(self.socket.as_raw_fd()).used
     }
 
-    /// Why it is not what the listener asks for, whatever its name says; `shared` where there are
-    /// several shards. A name is only text, and a store may be filled by hand.
-    pub fn mismatch(&self, wanted: &ListenerSettings, shared: bool) -> Option<String> {
-        match self.compare(wanted, shared) {
+    /// Why it is not what the listener asks for, whatever its name says: a name is only text, and a
+    /// store may be filled by hand.
+    pub fn mismatch(&self, wanted: &ListenerSettings) -> Option<String> {
+        match self.compare(wanted) {
             Ok(mismatch) => mismatch.map(str::to_owned),
             Err(error) => Some(format!("it is no socket: {error}")),
         }
     }
 
-    fn compare(&self, wanted: &ListenerSettings, shared: bool) -> io::Result<Option<&'static str>> {
+    fn compare(&self, wanted: &ListenerSettings) -> io::Result<Option<&'static str>> {
         let (kind, protocol) = match wanted.protocol {
             Protocol::Udp => (Type::DGRAM, IpProtocol::UDP),
             Protocol::Tcp => (Type::STREAM, IpProtocol::TCP),
@@ -74,9 +75,6 @@ impl Held {
         }
         if !is_at(self.socket.local_addr()?.as_socket(), wanted.address) {
             return Ok(Some("it is bound to another address"));
-        }
-        if self.socket.reuse_port()? != shared {
-            return Ok(Some("the number of shards has changed"));
         }
         if wanted.protocol == Protocol::Tcp && !self.socket.is_listener()? {
             return Ok(Some("it does not listen"));
@@ -138,25 +136,23 @@ mod tests {
         let address = bound.local_addr().expect("an address");
         let held = Held::new("n".to_owned(), bound.into());
         let mut wanted = listener(Protocol::Udp, &address.to_string());
-        assert_eq!(held.mismatch(&wanted, false), None);
-        let said =
-            |wanted: &ListenerSettings, shared| held.mismatch(wanted, shared).expect("a mismatch");
-        assert!(said(&wanted, true).contains("number of shards"));
+        assert_eq!(held.mismatch(&wanted), None);
+        let said = |wanted: &ListenerSettings| held.mismatch(wanted).expect("a mismatch");
         wanted.address.set_port(0);
-        assert_eq!(held.mismatch(&wanted, false), None, "any port is its own");
+        assert_eq!(held.mismatch(&wanted), None, "any port is its own");
         wanted.address.set_port(address.port() ^ 1);
-        assert!(said(&wanted, false).contains("another address"));
+        assert!(said(&wanted).contains("another address"));
         wanted.address = "127.0.0.2:0".parse().expect("an address");
-        assert!(said(&wanted, false).contains("another address"));
+        assert!(said(&wanted).contains("another address"));
         wanted.address = "[::1]:0".parse().expect("an address");
-        assert!(said(&wanted, false).contains("family"));
+        assert!(said(&wanted).contains("family"));
         wanted.protocol = Protocol::Tcp;
-        assert!(said(&wanted, false).contains("protocol"));
+        assert!(said(&wanted).contains("protocol"));
 
         let file = std::fs::File::open("/dev/null").expect("a file");
         let file = Held::new("n".to_owned(), file.into());
         assert!(
-            file.mismatch(&wanted, false)
+            file.mismatch(&wanted)
                 .is_some_and(|said| said.contains("no socket"))
         );
     }
@@ -166,7 +162,7 @@ mod tests {
         let wanted = listener(Protocol::Tcp, "127.0.0.1:0");
         let listening = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         assert_eq!(
-            Held::new("n".to_owned(), listening.into()).mismatch(&wanted, false),
+            Held::new("n".to_owned(), listening.into()).mismatch(&wanted),
             None
         );
         let socket =
@@ -174,7 +170,7 @@ mod tests {
         socket.bind(&wanted.address.into()).expect("bind");
         let bound = Held::new("n".to_owned(), socket.into());
         assert_eq!(
-            bound.mismatch(&wanted, false).as_deref(),
+            bound.mismatch(&wanted).as_deref(),
             Some("it does not listen")
         );
     }

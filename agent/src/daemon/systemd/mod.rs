@@ -10,6 +10,7 @@
 //! | `FDSTORE` | 254; the unit sets it for older ones | how many sockets it keeps for us |
 //! | `LISTEN_FDS`, `LISTEN_FDNAMES` | 227 | which ones it has kept |
 
+mod between;
 mod held;
 mod service;
 mod store;

@@ -5,13 +5,19 @@
 //! and refuse no connection. The store is emptied by a stop that is not part of a restart.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use socket2::Socket;
 
+use super::between::{DropsAtEnd, drops_of};
 use super::held::{self, Held};
-use crate::config::settings::ListenerSettings;
+use crate::config::settings::{ListenerSettings, Protocol};
+
+/// How long the service manager may take to close sockets that it was told to forget.
+const BARRIER_MAX: Duration = Duration::from_secs(5);
 
 /// The sockets that an earlier life has left, and where this life's sockets are kept.
 #[derive(Debug, Default)]
@@ -20,6 +26,10 @@ pub struct SocketStore {
     room: usize,
     kept: usize,
     held: Vec<Held>,
+    /// What the last life's sockets had dropped at its end.
+    drops: DropsAtEnd,
+    /// This life's UDP sockets by name, to be asked for their drops at the end.
+    udp: Vec<(String, Socket)>,
 }
 
 impl SocketStore {
@@ -30,8 +40,34 @@ impl SocketStore {
         let is_told = std::env::var_os("NOTIFY_SOCKET").is_some();
         Self {
             room: is_told.then(room).flatten().unwrap_or(0),
-            kept: 0,
             held: inherited(),
+            ..Self::default()
+        }
+    }
+
+    /// Reads what the last life has left in the data folder about its sockets.
+    pub fn recall(&mut self, data_dir: &Path) {
+        match DropsAtEnd::take(data_dir) {
+            Ok(drops) => self.drops = drops,
+            Err(error) => tracing::warn!("what kept sockets had dropped cannot be read: {error}"),
+        }
+    }
+
+    /// Leaves the same to the next life, where there may be one with these sockets.
+    pub fn leave(&self, data_dir: &Path) {
+        if !self.is_complete() {
+            return;
+        }
+        let mut drops = DropsAtEnd::default();
+        for (cookie, count) in self
+            .udp
+            .iter()
+            .filter_map(|(_, socket)| drops_of(socket).ok())
+        {
+            drops.record(cookie, count);
+        }
+        if let Err(error) = drops.leave(data_dir) {
+            tracing::warn!("what kept sockets have dropped cannot be written: {error}");
         }
     }
 
@@ -45,9 +81,10 @@ impl SocketStore {
             let mut fitting = places.filter(|(_, place)| place == held.place());
             match fitting.next() {
                 None => Some("no listener asks for it".to_owned()),
-                Some((listener, _)) => held.mismatch(listener, shards > 1),
+                Some((listener, _)) => held.mismatch(listener),
             }
         };
+        let mut has_closed = false;
         for held in std::mem::take(&mut self.held) {
             match wanted(&held) {
                 None => self.held.push(held),
@@ -58,8 +95,12 @@ impl SocketStore {
                         "a socket of an earlier life is closed, and what waits in it is gone: {why}",
                     );
                     self.forget_name(&held.name);
+                    has_closed = true;
                 }
             }
+        }
+        if has_closed {
+            self.wait_until_forgotten();
         }
     }
 
@@ -68,11 +109,30 @@ impl SocketStore {
         let place = held::place(listener, shard);
         let index = self.held.iter().position(|held| held.place() == place)?;
         let held = self.held.swap_remove(index);
+        tracing::info!(
+            socket = %held.name, waiting_bytes = held.waiting_bytes(),
+            "a socket of an earlier life is taken over",
+        );
         if held.name != held::name(listener, shard) {
             // The store knows a socket by one name, and keeps the one that it heard first.
             self.forget_name(&held.name);
         }
-        Some(held.into_socket())
+        let socket = held.into_socket();
+        self.tell_drops(listener, &socket);
+        Some(socket)
+    }
+
+    /// Says what a socket dropped while no agent ran: it is in no life's metrics.
+    fn tell_drops(&self, listener: &ListenerSettings, socket: &Socket) {
+        let since = |(cookie, drops)| self.drops.since(cookie, drops);
+        let dropped = drops_of(socket).ok().and_then(since).unwrap_or(0);
+        if dropped > 0 {
+            tracing::warn!(
+                listener = %listener.name, dropped,
+                "datagrams or bundles were dropped while no agent ran: the receive buffer was full, \
+                 or the gate refused them; a larger receive_buffer holds more",
+            );
+        }
     }
 
     /// Hands a bound socket to the store. A socket that is there already, under this name, stays.
@@ -82,23 +142,30 @@ impl SocketStore {
             return;
         }
         let name = held::name(listener, shard);
+        if let (Protocol::Udp, Ok(socket)) = (listener.protocol, socket.try_clone()) {
+            self.udp.push((name.clone(), socket));
+        }
         // systemd's own poll is for descriptors that can hang up: these cannot.
         let message = [
             NotifyState::FdStore,
             NotifyState::FdName(&name),
             NotifyState::Custom("FDPOLL=0"),
         ];
-        let fd: BorrowedFd<'_> = socket.as_fd();
-        if let Err(error) = sd_notify::notify_with_fds(false, &message, &[fd]) {
+        if let Err(error) = sd_notify::notify_with_fds(false, &message, &[socket.as_fd()]) {
             self.give_up(&error);
         }
     }
 
-    /// Takes one shard's socket of a listener out of the store: for a listener that goes while the
-    /// agent runs. The store's own descriptor would keep its address busy.
-    pub fn forget(&mut self, listener: &ListenerSettings, shard: u16) {
-        self.kept = self.kept.saturating_sub(1);
-        self.forget_name(&held::name(listener, shard));
+    /// Takes a listener's sockets out of the store: for a listener that goes while the agent runs.
+    /// The store's own descriptors would keep its address busy; when this returns they are closed.
+    pub fn forget(&mut self, listener: &ListenerSettings, shards: u16) {
+        for shard in 0..shards {
+            self.kept = self.kept.saturating_sub(1);
+            let name = held::name(listener, shard);
+            self.udp.retain(|(kept, _)| *kept != name);
+            self.forget_name(&name);
+        }
+        self.wait_until_forgotten();
     }
 
     fn forget_name(&mut self, name: &str) {
@@ -108,6 +175,27 @@ impl SocketStore {
         let message = [NotifyState::FdStoreRemove, NotifyState::FdName(name)];
         if let Err(error) = sd_notify::notify(false, &message) {
             self.give_up(&error);
+        }
+    }
+
+    /// Messages are not answered, and an address is free only once the store has closed its sockets:
+    /// the service manager closes what comes with BARRIER (systemd 246) after everything before it.
+    fn wait_until_forgotten(&mut self) {
+        if self.room == 0 {
+            return;
+        }
+        let passed = io::pipe().and_then(|(mut reader, writer)| {
+            let message = [NotifyState::Custom("BARRIER=1")];
+            sd_notify::notify_with_fds(false, &message, &[writer.as_fd()])?;
+            drop(writer);
+            wait_for_end(&mut reader, BARRIER_MAX)
+        });
+        match passed {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("NOTIFY_SOCKET: the service manager is slow to let go of sockets")
+            }
+            Err(error) => self.give_up(&error),
         }
     }
 
@@ -136,6 +224,20 @@ impl SocketStore {
     fn give_up(&mut self, error: &io::Error) {
         tracing::warn!("a restart closes the listening sockets: NOTIFY_SOCKET: {error}");
         self.room = 0;
+    }
+}
+
+/// Waits until the pipe's other end is closed everywhere; `false` where that takes too long.
+fn wait_for_end(reader: &mut io::PipeReader, limit: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, alive for the call, with an open descriptor.
+    match unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as libc::c_int) } {
+        -1 => Err(io::Error::last_os_error()),
+        ready => Ok(ready > 0),
     }
 }
 
@@ -221,6 +323,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_ends_when_its_last_writer_is_gone() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let limit = Duration::from_millis(10);
+        assert!(!wait_for_end(&mut reader, limit).expect("polled"));
+        drop(writer);
+        assert!(wait_for_end(&mut reader, limit).expect("polled"));
+    }
+
+    #[test]
     fn without_a_store_nothing_is_kept() {
         let bound = Socket::from(UdpSocket::bind("127.0.0.1:0").expect("bind"));
         let mut store = store(Vec::new());
@@ -244,7 +355,5 @@ mod tests {
         assert!(store.is_complete());
         store.keep(&apps, 1, &bound);
         assert!(!store.is_complete());
-        store.forget(&apps, 1);
-        assert!(store.is_complete());
     }
 }

@@ -15,7 +15,7 @@ use crate::fence::socket::{accepted, last_errno, set_nonblocking, shutdown};
 use crate::fence::{FenceError, FencePlan, clock, failed, wake};
 use crate::limits;
 use crate::shard::op::{
-    Completion, Errno, Group, Kernel, Lease, ListenerId, Now, Op, SendLease, Socket,
+    Completion, Errno, Group, Kernel, Lease, ListenerId, Now, Op, ReceiveQueue, SendLease, Socket,
 };
 
 /// The other real kernel of a worker.
@@ -273,6 +273,10 @@ impl Kernel for Poll {
 
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn receive_queue(&self, socket: Socket) -> ReceiveQueue {
+        crate::fence::receive_queue(socket.0)
     }
 
     fn bytes(&self, lease: &Lease) -> &[u8] {

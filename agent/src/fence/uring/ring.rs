@@ -24,8 +24,8 @@ use crate::fence::{FenceError, FencePlan, clock, failed, wake};
 use crate::limits;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{
-    Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, Received, SegmentFile,
-    SendLease, Socket,
+    Bundle, Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, ReceiveQueue, Received,
+    SegmentFile, SendLease, Socket,
 };
 
 /// Submissions queued between two waits; beyond it the queue is submitted early.
@@ -396,6 +396,10 @@ impl Kernel for Ring {
 
     fn now(&self) -> Now {
         clock::now()
+    }
+
+    fn receive_queue(&self, socket: Socket) -> ReceiveQueue {
+        crate::fence::receive_queue(socket.0)
     }
 
     fn bytes(&self, lease: &Lease) -> &[u8] {

@@ -381,11 +381,11 @@ impl Ask<'_> {
         }
         let stored = slot.epochs.sum();
         if let Some(percent) = rule.journal_percent
-            && exceeds(stored, load.room_bytes / 100 * percent)
+            && exceeds(stored, load.room_bytes * percent / 100)
         {
             return Err((Limit::JournalShare, Until::Delivered));
         }
-        if share::is_short(load.undelivered_bytes, load.room_bytes)
+        if share::journal_is_short(load.undelivered_bytes, load.room_bytes)
             && exceeds(
                 stored,
                 share::of_journal(load.room_bytes, rule.weight, self.weights),
@@ -393,7 +393,7 @@ impl Ask<'_> {
         {
             return Err((Limit::Weight, Until::Delivered));
         }
-        if share::is_short(load.unsynced_bytes, load.memory_bytes)
+        if share::memory_is_short(load.unsynced_bytes, load.memory_bytes)
             && exceeds(
                 slot.in_flight,
                 share::of_memory(load.memory_bytes, rule.weight, self.weights),

@@ -53,10 +53,15 @@ fn ring(epoch: u64) -> usize {
     (epoch % RING as u64) as usize
 }
 
-/// Whether room is so short that weights hold: beyond a half. Before that whoever comes may have what
-/// is there.
-pub(super) fn is_short(used: u64, room: u64) -> bool {
+/// Whether memory is so short that weights hold. Before that whoever comes may have what is there.
+pub(super) fn memory_is_short(used: u64, room: u64) -> bool {
     used > room / 2
+}
+
+/// The same of the journal on disk: sooner, as what somebody has there beyond its part stays until a
+/// sink has delivered it.
+pub(super) fn journal_is_short(used: u64, room: u64) -> bool {
+    used > room / 4
 }
 
 /// Memory is free again with the next sync: all of it is dealt out.

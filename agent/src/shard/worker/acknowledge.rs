@@ -30,6 +30,9 @@ impl<K: Kernel> Worker<K> {
                 };
                 self.acknowledge(run, status, 0, 0);
             }
+            if let Some(tenants) = &mut self.intake.tenants {
+                tenants.on_settled(mark);
+            }
             self.intake.counters.journal_appended_records = self.intake.journal.records_appended();
         }
         if let Some(ns) = settled.oldest_ns {
@@ -37,9 +40,15 @@ impl<K: Kernel> Worker<K> {
         }
         if let Some(ns) = settled.sync_ns {
             self.observer.sync(ns);
+            if let Some(tenants) = &mut self.intake.tenants {
+                tenants.on_synced(ns);
+            }
         }
         if let Some((reason, records)) = settled.lost {
             self.intake.counters.journal_lost_records[reason as usize] += records;
+            if let Some(tenants) = &mut self.intake.tenants {
+                tenants.on_lost();
+            }
             while let Some(run) = self.waiting.pop() {
                 let reason = Reason::JournalFailed as u8;
                 self.acknowledge(run, AckStatus::TryLater, reason, RETRY_AFTER_FAILURE_MS);

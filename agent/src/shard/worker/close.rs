@@ -89,6 +89,9 @@ impl<K: Kernel> Worker<K> {
             return;
         }
         self.next_sweep_ns = now_ns + SWEEP_NS;
+        if let Some(tenants) = &mut self.intake.tenants {
+            tenants.sweep(self.intake.journal.load().delivered, now_ns);
+        }
         for slot in 0..self.peers.slots() {
             let Some(peer) = self.peers.at(slot) else {
                 continue;
@@ -113,6 +116,9 @@ impl<K: Kernel> Worker<K> {
         }
         let connection = self.peers.remove(peer);
         self.carry_bytes -= connection.reader.carry_capacity();
+        if let (Some(tenants), Some(slot)) = (&mut self.intake.tenants, connection.tenant) {
+            tenants.detach(slot);
+        }
         self.intake.counters.listeners[usize::from(connection.listener.0)].connections -= 1;
     }
 }

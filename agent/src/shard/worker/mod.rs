@@ -7,6 +7,8 @@
 //! handover     a connection goes to the shard that owns its producer
 //! receive      a connection arrives, bytes arrive, frames are taken or wait for the journal
 //! pause        the journal takes nothing: connections are read once in a while
+//! throttle     a tenant has what it may have: its connections are read when it may have more
+//! regulate     what is in use says what is kept of each priority
 //! acknowledge  the journal made them durable, whoever waits is told
 //! close        a connection goes
 //! orders       listeners and sinks come and go at a reload
@@ -20,7 +22,9 @@ mod orders;
 mod pause;
 mod plan;
 mod receive;
+mod regulate;
 mod stop;
+mod throttle;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,18 +34,21 @@ use std::time::Duration;
 use crate::decode::Decoder;
 use crate::journal::writer::Writer;
 use crate::shard::buffer::BlockPool;
-use crate::shard::counters::{ListenerCounters, ShardCounters};
+use crate::shard::counters::{ListenerCounters, ShardCounters, TenantCounters};
 use crate::shard::handover::Handover;
 use crate::shard::intake::Intake;
 use crate::shard::op::{Completion, Errno, Group, Kernel, ListenerId, Now, PeerId};
 use crate::shard::orders::{Done, Orders};
 use crate::shard::peer::PeerTable;
 use crate::shard::settle::WaitingList;
+use crate::shard::tenant::Tenants;
 use crate::source::udp::SequenceGaps;
 use orders::Serving;
 pub use plan::{ListenerPlan, Observe, Plan};
 use receive::Held;
+use regulate::Regulate;
 use stop::Life;
+use throttle::Throttled;
 
 /// The longest sleep: marks that other threads move (a sink's commit, free disk) are looked at this
 /// often. Two wake-ups a second cost nothing measurable.
@@ -113,6 +120,9 @@ pub struct Worker<K> {
     /// Connections that are not read while the journal takes nothing, in the order in which their
     /// pauses end.
     paused: VecDeque<PeerId>,
+    /// Connections that are not read as their tenant has what it may have.
+    throttled: Throttled,
+    regulate: Regulate,
     /// Connections with something to send or to close, each once (`Connection::touched`).
     touched: Vec<PeerId>,
     touched_spare: Vec<PeerId>,
@@ -136,13 +146,19 @@ impl<K: Kernel> Worker<K> {
             .collect();
         let counters = ShardCounters {
             listeners: vec![ListenerCounters::default(); plan.listeners.len()],
+            tenants: TenantCounters::new(plan.regulation.tenants.as_deref()),
             ..ShardCounters::default()
         };
         let now = kernel.now();
+        let size_max = plan.journal.size_max;
         let mut journal = Writer::new(plan.shard, names, blocks, plan.journal);
         // The first segment is asked for before the first sleep, not after it.
         journal.tick(now);
         let listeners = plan.listeners.into_iter();
+        let tenants = plan.regulation.tenants.as_ref().map(|tenants| {
+            let tenants = Tenants::new(Arc::clone(tenants), size_max, journal.durable());
+            Box::new(tenants)
+        });
         Self {
             plan_shard: plan.shard,
             stop: plan.stop,
@@ -158,6 +174,7 @@ impl<K: Kernel> Worker<K> {
                 decoder: Decoder::new(&plan.schemas),
                 journal,
                 counters,
+                tenants,
             },
             waiting: WaitingList::default(),
             handover: plan.handover,
@@ -167,6 +184,8 @@ impl<K: Kernel> Worker<K> {
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             paused: VecDeque::with_capacity(plan.connections_max),
+            throttled: Throttled::new(plan.connections_max),
+            regulate: Regulate::new(plan.regulation, now.monotonic_ns),
             touched: Vec::with_capacity(plan.connections_max),
             touched_spare: Vec::with_capacity(plan.connections_max),
             tcp_buffers: plan.tcp_buffers,
@@ -231,6 +250,8 @@ impl<K: Kernel> Worker<K> {
         self.push_journal_ops();
         self.take_held();
         self.end_pauses();
+        self.end_throttles();
+        self.regulate();
         self.sweep();
         self.tend_touched();
         self.advance_life();
@@ -341,6 +362,14 @@ impl<K: Kernel> Worker<K> {
             .map_or(SLEEP_MAX, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(now)).min(SLEEP_MAX)
             });
+        let throttled = self.throttled.next_ns();
+        let until = throttled.map_or(until, |next| {
+            until.min(Duration::from_nanos(next.saturating_sub(now)))
+        });
+        let until = match self.regulate.is_restless() {
+            true => until.min(Duration::from_nanos(regulate::RELEASE_STEP_NS)),
+            false => until,
+        };
         match self.life {
             Life::Running if !self.is_leaving_any() => until,
             _ => until.min(Duration::from_nanos(stop::DRAIN_QUIET_NS)),
@@ -351,6 +380,10 @@ impl<K: Kernel> Worker<K> {
         let counters = &mut self.intake.counters;
         counters.journal_bytes = self.intake.journal.bytes();
         counters.journal_segment_errors = self.intake.journal.call_errors();
+        if let Some(tenants) = &self.intake.tenants {
+            counters.tenants.limited.copy_from_slice(tenants.limited());
+            counters.tenants.crowded = tenants.crowded();
+        }
         counters.busy_ns += self.kernel.now().monotonic_ns.saturating_sub(woken_ns);
         self.observer.publish(counters);
     }

@@ -11,6 +11,7 @@ use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
 use crate::shard::op::{ListenerId, Socket};
 use crate::shard::orders::Orders;
+use crate::shard::regulation::Regulation;
 
 /// What one worker needs to know; plain data.
 pub struct Plan {
@@ -24,6 +25,8 @@ pub struct Plan {
     pub carry_bytes_max: usize,
     /// How connections get to the shard that owns their producer; `None` where there is one shard.
     pub handover: Option<Handover>,
+    /// What is kept of each priority, and who may have what.
+    pub regulation: Regulation,
     /// Receive buffers of each pool: how many leases the fence can have out.
     pub tcp_buffers: usize,
     pub udp_buffers: usize,

@@ -14,12 +14,13 @@ use crate::frame::parse_datagram;
 use crate::gate::{frame_slot, standin};
 use crate::journal::writer::Room;
 use crate::shard::counters::CloseReason;
-use crate::shard::intake::{Origin, Taken};
+use crate::shard::intake::{Origin, Taken, Terms};
 use crate::shard::op::{
     Accepted, Bundle, Errno, Group, Kernel, Lease, ListenerId, Op, PeerId, Received, Socket,
 };
 use crate::shard::peer::{Connection, Phase};
 use crate::shard::settle::Waiting;
+use crate::shard::tenant::Wait;
 use crate::source::tcp::Step;
 use crate::source::udp::Datagrams;
 
@@ -209,6 +210,8 @@ impl<K: Kernel> Worker<K> {
         }
         counts.received_datagrams += Datagrams::new(payload, bundle.segment_len).count() as u64;
         counts.received_bytes += payload.len() as u64;
+        let bytes = payload.len();
+        self.note_datagrams(bytes);
         self.take_or_hold(Held::Bundle {
             listener: id,
             bundle,
@@ -284,8 +287,10 @@ impl<K: Kernel> Worker<K> {
         let carry_before = connection.reader.carry_capacity();
         let mut close = None;
         let mut refused = false;
+        let mut throttled_ns = 0;
         let progress = loop {
-            if !self.waiting.has_room() {
+            let tenants = self.intake.tenants.as_mut();
+            if !self.waiting.has_room() || tenants.is_some_and(|each| !each.has_room()) {
                 break Progress::Waits(at);
             }
             let room = self.intake.journal.room();
@@ -296,13 +301,23 @@ impl<K: Kernel> Worker<K> {
                 Step::Done => break Progress::Done,
                 Step::Frame(frame) => {
                     let header = frame.header;
+                    if connection.producer.is_none()
+                        && let Some(tenants) = &mut self.intake.tenants
+                    {
+                        let (address, now_ns) = (connection.address, now.monotonic_ns);
+                        let slot = tenants.attach(header.producer, address, now_ns);
+                        connection.tenant = Some(slot);
+                    }
                     let producer = *connection.producer.get_or_insert(header.producer);
                     if producer != header.producer {
                         self.intake.refuse(origin.listener, Reason::ForeignProducer);
                         (header, Reason::ForeignProducer)
                     } else {
-                        let known = Some(&mut connection.known);
-                        let taken = self.intake.take(origin, &frame, room, known, now);
+                        let terms = Terms::Stream {
+                            known: &mut connection.known,
+                            tenant: connection.tenant,
+                        };
+                        let taken = self.intake.take(origin, &frame, room, terms, now);
                         let journal = &self.intake.journal;
                         let (ticket, duplicate) = match taken {
                             Taken::Accepted(ticket) => (ticket, false),
@@ -322,6 +337,15 @@ impl<K: Kernel> Worker<K> {
                             Taken::Refused(reason) => {
                                 refused |= room == Room::Refused(reason);
                                 let ack = refusal(&header, reason);
+                                if header.wants_ack() && !connection.acks.push(ack) {
+                                    close = Some(CloseReason::AcksNotRead);
+                                    break Progress::Done;
+                                }
+                                continue;
+                            }
+                            Taken::Limited(wait) => {
+                                throttled_ns = throttled_ns.max(wait.ns);
+                                let ack = later(&header, &wait);
                                 if header.wants_ack() && !connection.acks.push(ack) {
                                     close = Some(CloseReason::AcksNotRead);
                                     break Progress::Done;
@@ -373,6 +397,7 @@ impl<K: Kernel> Worker<K> {
             Some(reason @ CloseReason::FramingLost) => self.finish(peer, reason),
             Some(reason) => self.close(peer, reason),
             None if refused => self.pause(peer),
+            None if throttled_ns > 0 => self.throttle(peer, throttled_ns),
             None => {}
         }
         self.push_journal_ops();
@@ -390,6 +415,7 @@ impl<K: Kernel> Worker<K> {
         let bytes = &self.kernel.bytes(&bundle.lease)[range(bundle)];
         let datagrams = Datagrams::new(bytes, bundle.segment_len);
         let count = datagrams.count();
+        let keep = self.regulate.regulation.board.in_force();
         for index in next..count {
             let room = self.intake.journal.room();
             if room == Room::Wait {
@@ -407,7 +433,9 @@ impl<K: Kernel> Worker<K> {
                     let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
                     counts.sequence_gap_frames += gap;
                     // UDP has no acknowledgements: a refusal is counted, and that is all.
-                    let _ = self.intake.take(origin, &frame, room, None, self.now);
+                    let _ =
+                        self.intake
+                            .take(origin, &frame, room, Terms::Datagram { keep }, self.now);
                 }
                 Err(reason) => self.intake.refuse(id, reason),
             }
@@ -483,7 +511,7 @@ impl<K: Kernel> Worker<K> {
         let Some(connection) = self.peers.get_mut(peer) else {
             return;
         };
-        let paused = connection.paused_until_ns > 0;
+        let paused = connection.paused_until_ns > 0 || connection.throttled_until_ns > 0;
         if connection.phase == Phase::Streaming && !connection.receiving && !paused {
             connection.receiving = true;
             let socket = connection.socket;
@@ -522,6 +550,19 @@ fn duplicate(header: &FrameHeader, synced: bool) -> Ack {
         sequence: header.sequence,
         retry_after_ms: 0,
         count: 1,
+    }
+}
+
+/// The answer to a frame that its tenant may send again: not sooner than it says, in whole
+/// milliseconds.
+fn later(header: &FrameHeader, wait: &Wait) -> Ack {
+    Ack {
+        status: AckStatus::TryLater,
+        reason: wait.limit.reason() as u8,
+        producer: header.producer,
+        sequence: header.sequence,
+        retry_after_ms: wait.ns.div_ceil(1_000_000) as u32,
+        count: u32::from(header.producer != 0),
     }
 }
 

@@ -59,6 +59,10 @@ pub struct Struck {
     pub segments_removed: u64,
     pub files_sealed: u64,
     pub backpressure: u64,
+    /// Of these, by the limit of a tenant.
+    pub limited: u64,
+    /// Good datagrams or bad ones, left out by their priority.
+    pub shed: u64,
     /// Frames that were put on a wire more than once.
     pub resent: u64,
     pub duplicates: u64,
@@ -73,7 +77,7 @@ pub struct Struck {
 }
 
 impl Struck {
-    fn each(&mut self) -> [(&'static str, &mut u64); 27] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 29] {
         [
             ("kills", &mut self.kills),
             ("power losses", &mut self.power_losses),
@@ -95,6 +99,8 @@ impl Struck {
             ("segments removed", &mut self.segments_removed),
             ("files sealed", &mut self.files_sealed),
             ("told to try later", &mut self.backpressure),
+            ("told so for a tenant's limit", &mut self.limited),
+            ("datagrams shed", &mut self.shed),
             ("frames sent again", &mut self.resent),
             ("answered duplicate", &mut self.duplicates),
             ("connections moved", &mut self.handed_over),

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use penstock::limits::SEND_BUFFER_LEN;
 use penstock::shard::op::{
-    Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, SendLease, Socket,
+    Completion, Errno, Group, Kernel, Lease, Now, Op, PeerId, ReceiveQueue, SendLease, Socket,
 };
 
 use penstock_proto::reason::Reason;
@@ -316,6 +316,16 @@ impl Kernel for SimKernel {
 
     fn now(&self) -> Now {
         self.world.borrow().now()
+    }
+
+    fn receive_queue(&self, socket: Socket) -> ReceiveQueue {
+        let world = self.world.borrow();
+        let mut sockets = world.ports[self.at].datagrams().values();
+        let queue = sockets.find(|each| each.socket == socket.0);
+        ReceiveQueue {
+            used: queue.map_or(0, |queue| queue.queue.len() as u64),
+            limit: world.sizes.udp_queue_max as u64,
+        }
     }
 
     fn bytes(&self, lease: &Lease) -> &[u8] {

@@ -89,9 +89,14 @@ impl Port {
 
     /// A bound UDP socket.
     pub fn bind(&mut self, listener: u16) -> Socket {
-        self.datagrams.insert(listener, Datagrams::default());
+        let socket = 100 + i32::from(listener);
+        let datagrams = Datagrams {
+            socket,
+            ..Datagrams::default()
+        };
+        self.datagrams.insert(listener, datagrams);
         self.tallies.insert(listener, Tally::default());
-        Socket(100 + i32::from(listener))
+        Socket(socket)
     }
 
     /// Positions below which every sink has committed: segments may go.
