@@ -37,6 +37,7 @@ use crate::daemon::agent::Agent;
 use crate::daemon::request::{Answer, Refused};
 use crate::exit::{Exit, Failure};
 use crate::limits::{CONTROL_REQUESTS, SHARD_ORDERS_MAX};
+use crate::log;
 use crate::schema;
 
 /// How long an answer waits for what the shards and the sinks do: within what the control socket
@@ -256,6 +257,8 @@ impl Agent {
     fn change(&mut self, plan: Plan) -> Result<(), Failure> {
         let prepared = self.prepare(&plan)?;
         self.carry_out(&plan, prepared);
+        // What needs a restart of it is in the plan already.
+        let _ = log::apply(&plan.settings.log);
         self.settings = plan.settings;
         self.tend_changes();
         Ok(())
@@ -271,6 +274,8 @@ impl Agent {
                 | Change::MoveListener { .. } => {}
                 // Laid into the maps when it was prepared.
                 Change::Gate(_) => {}
+                // Below, for every reload.
+                Change::Log(_) => {}
                 Change::ReceiveBuffer { listener, bytes } => {
                     self.set_receive_buffer(listener, *bytes);
                 }
@@ -303,7 +308,7 @@ impl Agent {
         if !asked.dry_run {
             let source = report.is_successful().then_some(report.source.as_str());
             self.shared.show_reload(source);
-            log(&report);
+            say(&report);
         }
         if let Some(reply) = asked.reply {
             // A client that has gone wants no answer.
@@ -338,7 +343,7 @@ fn refused(outcome: Outcome, failure: Failure) -> Report {
     }
 }
 
-fn log(report: &Report) {
+fn say(report: &Report) {
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }

@@ -11,6 +11,7 @@ use crate::config::settings::{
 use crate::config::{format_size, format_time};
 use crate::gate::policy::GatePolicy;
 use crate::limits;
+use crate::log::LogSettings;
 use crate::shard::orders::Tuning;
 
 /// One change, with everything that carrying it out takes.
@@ -38,6 +39,8 @@ pub enum Change {
         keys: Vec<&'static str>,
     },
     Gate(Box<GatePolicy>),
+    /// Its level. (A successful reload also ends what `penstock log` has set.)
+    Log(LogSettings),
     Schemas {
         folder: Option<PathBuf>,
         schemas: Vec<SchemaSettings>,
@@ -75,6 +78,7 @@ impl fmt::Display for Change {
                 write!(f, "sinks.{}: {} changed", to.name, keys.join(", "))
             }
             Self::Gate(_) => write!(f, "gate: lists and limits are those of the file"),
+            Self::Log(log) => write!(f, "log.level is now {}", log.level),
             Self::Schemas { .. } => write!(f, "schemas: read again"),
             Self::MinFree => write!(f, "journal: min_free changed"),
             Self::Tune { tuning, keys } => {
@@ -141,6 +145,7 @@ pub fn plan(old: &Settings, new: &Settings, shards: u16) -> Result<Plan, Impossi
         data_dir,
         user,
         io,
+        log,
         shards: shard_setting,
         stop_timeout,
         memory_max,
@@ -154,6 +159,9 @@ pub fn plan(old: &Settings, new: &Settings, shards: u16) -> Result<Plan, Impossi
         schemas,
     } = new;
     let mut changes = Vec::new();
+    if log.level != old.log.level {
+        changes.push(Change::Log(log.clone()));
+    }
     let GateSettings { mode, policy } = gate;
     if *policy != old.gate.policy {
         changes.push(Change::Gate(Box::new(policy.clone())));
@@ -204,6 +212,10 @@ pub fn plan(old: &Settings, new: &Settings, shards: u16) -> Result<Plan, Impossi
         data_dir: restart.keep("data_dir", &old.data_dir, data_dir),
         user: restart.keep("user", &old.user, user),
         io: restart.keep("io", &old.io, io),
+        log: LogSettings {
+            level: log.level.clone(),
+            format: restart.keep("log.format", &old.log.format, &log.format),
+        },
         shards: restart.keep("shards", &old.shards, shard_setting),
         stop_timeout: *stop_timeout,
         memory_max: restart.keep("memory_max", &old.memory_max, memory_max),
