@@ -86,6 +86,12 @@ impl Bucket {
         bucket
     }
 
+    /// 0 where there is no limit.
+    #[inline(always)]
+    pub(crate) const fn interval(&self) -> u64 {
+        self.interval
+    }
+
     #[inline(always)]
     pub const fn is_limit(&self) -> bool {
         self.interval != 0
@@ -103,9 +109,10 @@ impl Bucket {
         (self.interval * amount as u64 + ((1 << FRACTION_BITS) - 1)) >> FRACTION_BITS
     }
 
+    /// Whether it is not empty; where there is no limit, always.
     #[inline(always)]
     pub const fn has_room(&self, full_at: u64, now: u64) -> bool {
-        full_at < now + self.depth
+        !self.is_limit() || full_at < now + self.depth
     }
 
     /// The word of a bucket that is empty.
@@ -127,6 +134,9 @@ impl Bucket {
     /// much has been charged, and is missing afterwards.
     #[inline(always)]
     pub fn take<W: Word>(&self, word: &W, amount: u32, now: u64) -> Taken {
+        if !self.is_limit() {
+            return Taken::Yes;
+        }
         let cost = self.cost(amount);
         let mut full_at = word.load();
         let mut attempt = 0;

@@ -1,5 +1,7 @@
 //! What the gate says of an attempt to open a TCP connection.
 
+use crate::verdict::Verdict;
+
 /// One verdict per attempt: a SYN in the kernel, where one that is dropped comes again as the
 /// client's next try; an accepted connection in user space. The number is the index in the gate's
 /// count map.
@@ -26,6 +28,19 @@ impl ConnectionVerdict {
             Self::Denied => "denied",
             Self::RateLimited => "rate_limited",
             Self::Closing => "closing",
+        }
+    }
+}
+
+impl From<Verdict> for ConnectionVerdict {
+    /// What `judge_connection` says; of a datagram's other verdicts a connection has none.
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Denied => Self::Denied,
+            Verdict::RateLimited => Self::RateLimited,
+            Verdict::Closing => Self::Closing,
+            Verdict::Passed | Verdict::Malformed | Verdict::Shed => Self::Passed,
         }
     }
 }

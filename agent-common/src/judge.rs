@@ -25,8 +25,9 @@ use crate::verdict::Verdict;
 
 /// Access to what the gate was told.
 pub trait Rules: Sources {
-    /// The policy in force; of one call of `judge` it is asked for once.
-    fn policy(&self) -> &Policy;
+    /// The policy in force; of one call of `judge` it is asked for once. `None` only where the map is
+    /// missing: then there is none.
+    fn policy(&self) -> Option<&Policy>;
     /// The entry of the longest prefix that holds this address.
     fn list(&self, key: &PrefixKey) -> Option<ListEntry>;
     fn limit(&self, key: &PrefixKey) -> Option<&Limit>;
@@ -78,13 +79,17 @@ pub fn judge<R: Rules, P: Packet + ?Sized>(
     if slot.flags & SOCKET_CLOSING != 0 {
         return Outcome::all(Verdict::Closing, datagrams);
     }
-    let policy = rules.policy();
+    let Some(policy) = rules.policy() else {
+        return Outcome::all(Verdict::Passed, datagrams);
+    };
     if denied(rules, policy, source) {
         return Outcome::all(Verdict::Denied, datagrams);
     }
-    let limit = limit_of(rules, policy, source);
-    let limited = limit.concerns_datagrams();
-    let mut scan = Scan::new(packet, shape, slot, rules.keep(), limited);
+    let limit = match limit_of(rules, policy, source) {
+        Some(limit) if limit.concerns_datagrams() => Some(limit),
+        _ => None,
+    };
+    let mut scan = Scan::new(packet, shape, slot, rules.keep(), limit.is_some());
     if datagrams > BUNDLE_DATAGRAMS_MAX {
         // More than the kernel makes today: too many to look at each, so they count as well formed
         // and kept. The parser sees them anyway.
@@ -97,7 +102,7 @@ pub fn judge<R: Rules, P: Packet + ?Sized>(
     if scan.well_formed == 0 {
         return Outcome::all(Verdict::Malformed, datagrams);
     }
-    let taken = if limited {
+    let taken = if let Some(limit) = limit {
         let worth = Worth::Datagrams {
             datagrams: scan.well_formed,
             bytes: scan.well_formed_bytes,
@@ -128,12 +133,14 @@ pub fn judge<R: Rules, P: Packet + ?Sized>(
 /// Judges a new connection: `Denied`, `RateLimited` or `Passed`.
 #[inline(always)]
 pub fn judge_connection<R: Rules>(rules: &R, source: &Source) -> Verdict {
-    let policy = rules.policy();
+    let Some(policy) = rules.policy() else {
+        return Verdict::Passed;
+    };
     if denied(rules, policy, source) {
         return Verdict::Denied;
     }
-    let limit = limit_of(rules, policy, source);
-    if limit.connections.is_limit()
+    if let Some(limit) = limit_of(rules, policy, source)
+        && limit.connections.is_limit()
         && charge(rules, policy, limit, source, Worth::Connection) == Taken::Empty
     {
         return Verdict::RateLimited;
@@ -144,7 +151,10 @@ pub fn judge_connection<R: Rules>(rules: &R, source: &Source) -> Verdict {
 /// Whether the lists deny this address.
 #[inline(always)]
 pub fn is_denied<R: Rules>(rules: &R, source: &Source) -> bool {
-    denied(rules, rules.policy(), source)
+    match rules.policy() {
+        Some(policy) => denied(rules, policy, source),
+        None => false,
+    }
 }
 
 /// Longest prefix wins; where any prefix is allowed, what no list names is denied.
@@ -160,13 +170,11 @@ fn denied<R: Rules>(rules: &R, policy: &Policy, source: &Source) -> bool {
 }
 
 #[inline(always)]
-fn limit_of<'a, R: Rules>(rules: &'a R, policy: &'a Policy, source: &Source) -> &'a Limit {
-    if policy.flags & POLICY_LIMITS != 0
-        && let Some(limit) = rules.limit(&policy.key(source))
-    {
-        return limit;
+fn limit_of<'a, R: Rules>(rules: &'a R, policy: &Policy, source: &Source) -> Option<&'a Limit> {
+    if policy.flags & POLICY_LIMITS == 0 {
+        return None;
     }
-    &policy.limit
+    rules.limit(&policy.key(source))
 }
 
 #[cfg(test)]

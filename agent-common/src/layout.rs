@@ -33,9 +33,8 @@ use crate::source::{FAMILY_V4, Source};
 use crate::steer::SteeredBy;
 use crate::verdict::{KernelDrop, Verdict};
 
-/// Listeners that the counts have places for: all names that listeners may have in one life of the
-/// agent, more than can be configured at once (`limits.rs` holds both to the same number), so that
-/// listeners can come and go while it runs.
+/// Listeners that the counts have places for: all that can have a name in one life of the agent
+/// (its `limits.rs`), so that one can be added to a running one.
 pub const LISTENERS_MAX: u32 = 120;
 
 /// Sockets that the gate can guard: one per UDP listener and shard (limits: 64 listeners).
@@ -48,6 +47,8 @@ pub const SHARDS_MAX: u32 = 256;
 pub const LISTS_MAX: u32 = 16_384;
 /// Prefixes with a limit of their own: networks that a person names.
 pub const LIMITS_MAX: u32 = 1024;
+/// What every source may send stands in `LIMITS` as well: a prefix without bits, of each family.
+pub const LIMITS_OF_ALL: u32 = 3;
 /// The tries hold two policies while one replaces the other.
 pub const POLICIES: u32 = 2;
 /// Sources that are remembered: more than the hosts that one host can take logs from. Some 120 bytes
@@ -84,8 +85,6 @@ pub struct Policy {
     /// What of an address makes a source.
     pub mask_v4: [u32; 4],
     pub mask_v6: [u32; 4],
-    /// For every source that `LIMITS` does not name.
-    pub limit: Limit,
     /// For all sources together that are not known yet.
     pub newcomers: Limit,
 }
@@ -94,7 +93,7 @@ pub struct Policy {
 pub const POLICY_LISTS: u32 = 1 << 0;
 /// `LISTS` has entries that allow: what no entry names is denied.
 pub const POLICY_ALLOW: u32 = 1 << 1;
-/// `LIMITS` has entries.
+/// `LIMITS` has entries, of which the shortest (no bits at all) are for every source.
 pub const POLICY_LIMITS: u32 = 1 << 2;
 
 /// Generations begin again at 0 behind it: a key has 24 bits for one.
@@ -107,7 +106,6 @@ impl Policy {
         flags: 0,
         mask_v4: [0; 4],
         mask_v6: [0; 4],
-        limit: Limit::NONE,
         newcomers: Limit::NONE,
     };
 
@@ -285,7 +283,7 @@ mod tests {
         assert_eq!(size_of::<PrefixKey>(), 5 * 4);
         assert_eq!(size_of::<Source>(), 5 * 4);
         assert_eq!(size_of::<Limit>(), 3 * 3 * 8);
-        assert_eq!(size_of::<Policy>(), 10 * 4 + 2 * size_of::<Limit>());
+        assert_eq!(size_of::<Policy>(), 10 * 4 + size_of::<Limit>());
         assert_eq!(size_of::<KeepWords>(), 8);
         assert_eq!(size_of::<crate::limit::SourceState>(), 4 * 8);
     }

@@ -8,11 +8,12 @@
 //!   fast the map's places change hands: inventing addresses does not make it forget others.
 //! - Its own buckets begin empty: it earns by its sustained rate like one that is known for long.
 //!   What it sends beyond that before they could have been full once (it is *young*) is drawn from
-//!   the newcomers' allowance too, so that an honest newcomer may burst while nobody floods.
+//!   the newcomers' allowance instead, so that an honest newcomer may burst while nobody floods.
 //! - A source that the map forgot is a newcomer again, with empty buckets: to be forgotten buys
 //!   nothing.
 //!
-//! Where there is no allowance for something (datagrams, bytes, connections), its bucket begins full.
+//! Where there is no allowance for something (datagrams, bytes, connections), its bucket begins full;
+//! and what is young draws from the allowance only if that covers all that its limit does.
 
 use crate::bucket::{Bucket, Taken};
 use crate::layout::Policy;
@@ -35,10 +36,10 @@ impl Limit {
         connections: Bucket::NONE,
     };
 
-    /// Whether datagrams or their bytes are limited.
+    /// Whether datagrams or their bytes are limited. One branch: the verifier follows each.
     #[inline(always)]
     pub const fn concerns_datagrams(&self) -> bool {
-        self.datagrams.is_limit() || self.bytes.is_limit()
+        self.datagrams.interval() | self.bytes.interval() != 0
     }
 }
 
@@ -94,68 +95,59 @@ pub fn charge<S: Sources>(
     let holder = policy.holder(source);
     let newcomers = &policy.newcomers;
     let now = sources.now_ticks();
-    if let Some(own) = sources.source(&holder) {
-        let shared = match own.settled.load() > now {
-            true => sources.newcomers(),
-            false => None,
-        };
-        return match worth {
-            Worth::Datagrams { datagrams, bytes } => take_both(
-                (
-                    payer(
-                        &limit.datagrams,
-                        own.datagrams,
-                        &newcomers.datagrams,
-                        shared.map(|s| s.datagrams),
-                        now,
-                    ),
-                    datagrams,
-                ),
-                (
-                    payer(
-                        &limit.bytes,
-                        own.bytes,
-                        &newcomers.bytes,
-                        shared.map(|s| s.bytes),
-                        now,
-                    ),
-                    bytes,
-                ),
-                now,
-            ),
-            Worth::Connection => {
-                let shared = shared.map(|s| s.connections);
-                payer(
-                    &limit.connections,
-                    own.connections,
-                    &newcomers.connections,
-                    shared,
-                    now,
-                )
-                .take(1, now)
-            }
-        };
+    let own = sources.source(&holder);
+    let known = own.is_some();
+    if let Some(own) = own {
+        let taken = limit.take(&own, worth, now);
+        let young = own.settled.load() > now;
+        if taken != Taken::Empty || !young || !newcomers.covers(limit) {
+            return taken;
+        }
     }
     let Some(shared) = sources.newcomers() else {
         return Taken::Empty;
     };
-    let taken = match worth {
-        Worth::Datagrams { datagrams, bytes } => take_both(
-            (
-                Payer::of(&newcomers.datagrams, shared.datagrams, now),
-                datagrams,
-            ),
-            (Payer::of(&newcomers.bytes, shared.bytes, now), bytes),
-            now,
-        ),
-        Worth::Connection => {
-            Payer::of(&newcomers.connections, shared.connections, now).take(1, now)
-        }
-    };
-    if taken != Taken::Empty {
-        sources.admit(&holder, SourceState::first(limit, newcomers, worth, now));
+    let taken = newcomers.take(&shared, worth, now);
+    if taken != Taken::Empty && !known {
+        let first = SourceState::first(limit, newcomers, worth, now);
+        sources.admit(&holder, first);
     }
     taken
+}
+
+impl Limit {
+    /// Whether it limits everything that `other` does.
+    #[inline(always)]
+    const fn covers(&self, other: &Self) -> bool {
+        (self.datagrams.is_limit() || !other.datagrams.is_limit())
+            && (self.bytes.is_limit() || !other.bytes.is_limit())
+            && (self.connections.is_limit() || !other.connections.is_limit())
+    }
+
+    /// Takes from all the buckets that it is about, or from none.
+    #[inline(always)]
+    fn take<W: Word + Copy>(&self, words: &StateWords<W>, worth: Worth, now: u64) -> Taken {
+        let Worth::Datagrams { datagrams, bytes } = worth else {
+            return self.connections.take(&words.connections, 1, now);
+        };
+        // The second first, without taking: so that nearly always neither has to be given back.
+        if !self.bytes.has_room(words.bytes.load(), now) {
+            return self.bytes.take(&words.bytes, bytes, now);
+        }
+        let first = self.datagrams.take(&words.datagrams, datagrams, now);
+        if first == Taken::Empty {
+            return Taken::Empty;
+        }
+        match self.bytes.take(&words.bytes, bytes, now) {
+            Taken::Yes => first,
+            Taken::Contended => Taken::Contended,
+            Taken::Empty => {
+                // Another CPU emptied it between the look and the taking.
+                self.datagrams.give_back(&words.datagrams, datagrams);
+                Taken::Empty
+            }
+        }
+    }
 }
 
 impl SourceState {
@@ -187,75 +179,5 @@ impl SourceState {
             self.settled = empty;
         }
         empty
-    }
-}
-
-/// Whose bucket pays.
-enum Payer<'a, W> {
-    /// Nothing is limited.
-    Nobody,
-    One(&'a Bucket, W),
-    /// All that could pay are empty.
-    Empty,
-}
-
-/// A known source pays itself; while it is young the newcomers pay what it cannot.
-#[inline(always)]
-fn payer<'a, W: Word>(
-    own: &'a Bucket,
-    own_word: W,
-    shared: &'a Bucket,
-    shared_word: Option<W>,
-    now: u64,
-) -> Payer<'a, W> {
-    match (Payer::of(own, own_word, now), shared_word) {
-        (Payer::Empty, Some(word)) if shared.is_limit() => Payer::of(shared, word, now),
-        (payer, _) => payer,
-    }
-}
-
-impl<'a, W: Word> Payer<'a, W> {
-    #[inline(always)]
-    fn of(bucket: &'a Bucket, word: W, now: u64) -> Self {
-        if !bucket.is_limit() {
-            Self::Nobody
-        } else if bucket.has_room(word.load(), now) {
-            Self::One(bucket, word)
-        } else {
-            Self::Empty
-        }
-    }
-
-    #[inline(always)]
-    fn take(&self, amount: u32, now: u64) -> Taken {
-        match self {
-            Self::Nobody => Taken::Yes,
-            Self::One(bucket, word) => bucket.take(word, amount, now),
-            Self::Empty => Taken::Empty,
-        }
-    }
-}
-
-/// Takes from both or from neither.
-#[inline(always)]
-fn take_both<W: Word>(first: (Payer<'_, W>, u32), second: (Payer<'_, W>, u32), now: u64) -> Taken {
-    if matches!(first.0, Payer::Empty) || matches!(second.0, Payer::Empty) {
-        return Taken::Empty;
-    }
-    let one = first.0.take(first.1, now);
-    if one == Taken::Empty {
-        return Taken::Empty;
-    }
-    let two = second.0.take(second.1, now);
-    match (one, two) {
-        (_, Taken::Empty) => {
-            // Another CPU emptied it between the look and the taking.
-            if let Payer::One(bucket, word) = &first.0 {
-                bucket.give_back(word, first.1);
-            }
-            Taken::Empty
-        }
-        (Taken::Yes, Taken::Yes) => Taken::Yes,
-        _ => Taken::Contended,
     }
 }

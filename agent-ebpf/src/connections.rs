@@ -4,6 +4,7 @@
 //! without ACK only, and the agent takes it off each socket that it accepts.
 
 use agent_common::connection::{ConnectionVerdict, TCP_FLAGS_OFFSET, opens};
+use agent_common::judge::judge_connection;
 use agent_common::layout::{SOCKET_CLOSING, Stray, connection_index};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
@@ -12,6 +13,8 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::count::add;
 use crate::maps::{CONNECTIONS, SOCKETS, STRAYS};
+use crate::rules::KernelRules;
+use crate::source;
 
 /// More than any length: the kernel trims a packet to what the filter returns.
 const PASS_WHOLE: i64 = u32::MAX as i64;
@@ -35,7 +38,7 @@ pub fn penstock_connections(context: SkBuffContext) -> i64 {
     let verdict = if slot.flags & SOCKET_CLOSING != 0 {
         ConnectionVerdict::Closing
     } else {
-        ConnectionVerdict::Passed
+        judge_connection(&KernelRules, &source::of(&context)).into()
     };
     add(&CONNECTIONS, connection_index(slot.listener, verdict), 1);
     match verdict {

@@ -50,13 +50,22 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
             "a bundle of {} datagrams: the last of them pass unseen", datagrams
         );
     }
-    let source = source::of(&context);
+    let mut source = source::of(&context);
+    source.family = opaque(source.family, &context);
     let packet = SkBuff(context.as_ptr());
     let outcome = judge(&KernelRules, &slot, &source, shape, &packet);
+    let outcome = joined(outcome, &context);
     count(slot.listener, &outcome);
-    let holder = KernelRules.policy().holder(&source);
+    let holder = match KernelRules.policy() {
+        Some(policy) => policy.holder(&source),
+        None => source,
+    };
     let passes = outcome.passes();
-    let refused = if passes { 0 } else { datagrams };
+    let refused = opaque(if passes { 0 } else { datagrams }, &context);
+    let shape = BundleShape {
+        payload_len: opaque(shape.payload_len, &context),
+        segment_len: opaque(shape.segment_len, &context),
+    };
     observe::observe(slot.listener, &holder, shape, refused);
     if passes {
         return PASS_WHOLE;
@@ -64,6 +73,40 @@ pub fn penstock_filter(context: SkBuffContext) -> i64 {
     let skb = context.as_ptr();
     refused::sample(skb, UDP_HEADER_LEN, &slot, &source, shape, outcome.verdict);
     DROP
+}
+
+/// The number, as one of which the verifier knows nothing.
+///
+/// The verifier follows each way through the program with what it knows there. Ways that differ in
+/// a constant only do not join again: what comes behind them is looked at as often as there are
+/// ways, and the product of a few of these is more than its million instructions.
+#[inline(always)]
+fn opaque(number: u32, context: &SkBuffContext) -> u32 {
+    let mut number = u64::from(number);
+    // SAFETY: xors twice with a number that the verifier does not know, the packet's length.
+    unsafe {
+        core::arch::asm!(
+            "{number} ^= {unknown}",
+            "{number} ^= {unknown}",
+            number = inout(reg) number,
+            unknown = in(reg) u64::from(context.len()),
+            options(pure, nomem, nostack),
+        );
+    }
+    number as u32
+}
+
+/// All ways to an outcome as one way.
+#[inline(always)]
+fn joined(outcome: Outcome, context: &SkBuffContext) -> Outcome {
+    let verdict = opaque(outcome.verdict as u32, context);
+    Outcome {
+        // SAFETY: it is the number that it was.
+        verdict: unsafe { core::mem::transmute::<u32, Verdict>(verdict) },
+        datagrams: opaque(outcome.datagrams, context),
+        malformed: opaque(outcome.malformed, context),
+        contended: opaque(u32::from(outcome.contended), context) != 0,
+    }
 }
 
 #[inline(always)]

@@ -3,8 +3,9 @@
 use agent_common::connection::ConnectionVerdict;
 use agent_common::keep::PRIORITIES;
 use agent_common::layout::{
-    BundleCount, KeepWords, LIMITS_MAX, LISTENERS_MAX, LISTS_MAX, POLICIES as POLICIES_LEN, Policy,
-    PrefixKey, SHARDS_MAX, SOCKETS_MAX, SOURCES_MAX, SocketSlot, Stray,
+    BundleCount, KeepWords, LIMITS_MAX, LIMITS_OF_ALL, LISTENERS_MAX, LISTS_MAX,
+    POLICIES as POLICIES_LEN, Policy, PrefixKey, SHARDS_MAX, SOCKETS_MAX, SOURCES_MAX, SocketSlot,
+    Stray,
 };
 use agent_common::limit::{Limit, SourceState};
 use agent_common::source::Source;
@@ -62,7 +63,7 @@ pub static LISTS: LpmTrie<PrefixKey, u32> = LpmTrie::with_max_entries(POLICIES_L
 
 #[map]
 pub static LIMITS: LpmTrie<PrefixKey, Limit> =
-    LpmTrie::with_max_entries(POLICIES_LEN * LIMITS_MAX, 0);
+    LpmTrie::with_max_entries(POLICIES_LEN * (LIMITS_MAX + LIMITS_OF_ALL), 0);
 
 #[map]
 pub static SOURCES: LruHashMap<Source, SourceState> = LruHashMap::with_max_entries(SOURCES_MAX, 0);

@@ -103,6 +103,11 @@ impl<K: Kernel> Rig<K> {
         self.within(WAIT_MAX).expect("a completion")
     }
 
+    /// The next completion, if one comes soon.
+    pub fn soon(&mut self) -> Option<Completion> {
+        self.within(4 * QUIET)
+    }
+
     /// Nothing comes, though the fence is waited for.
     pub fn is_quiet(&mut self) {
         if let Some(completion) = self.within(QUIET) {

@@ -13,6 +13,10 @@ use crate::netns;
 const HERE: &str = "here0";
 const THERE: &str = "there0";
 
+/// linux/ethtool.h.
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGRO: u32 = 0x2c;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The other end of the wire; its namespace, and so the wire, goes with it.
@@ -85,7 +89,9 @@ fn live(report: &Sender<libc::pid_t>, waiting: &Receiver<Job>) {
 fn set_up(device: &str, addresses: &[&str], gro: bool) {
     // A bundle would cross the wire whole; so it is cut up before.
     ip(&format!("link set {device} gso_max_segs 1"));
-    set_gro(device, gro);
+    // The kernel offers to GRO only what comes from a device that leaves TCP's cutting to software.
+    set(device, ETHTOOL_STSO, false);
+    set(device, ETHTOOL_SGRO, gro);
     for address in addresses {
         // Without duplicate address detection an IPv6 address can be used at once.
         let nodad = if address.contains(':') { " nodad" } else { "" };
@@ -102,10 +108,8 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {errors}");
 }
 
-fn set_gro(device: &str, on: bool) {
-    /// linux/ethtool.h.
-    const ETHTOOL_SGRO: u32 = 0x2c;
-    let value: [u32; 2] = [ETHTOOL_SGRO, u32::from(on)];
+fn set(device: &str, command: u32, on: bool) {
+    let value: [u32; 2] = [command, u32::from(on)];
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket for the ioctl");
     // SAFETY: `ifreq` is integers, arrays and unions of them: all zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -120,7 +124,7 @@ fn set_gro(device: &str, on: bool) {
     assert_eq!(
         status,
         0,
-        "ETHTOOL_SGRO: {}",
+        "SIOCETHTOOL {command:#x}: {}",
         std::io::Error::last_os_error()
     );
 }

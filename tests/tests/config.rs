@@ -13,6 +13,7 @@ use penstock::config::{self, LoadError};
 use penstock::exit::{Exit, Failure};
 use penstock::gate::policy::{GatePolicy, Prefix, Rate, SourceLimit};
 use penstock::limits;
+use penstock::log::{LogFormat, LogSettings};
 use proptest::prelude::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -37,6 +38,10 @@ fn builtin() -> Settings {
         memory_max: 256 * MIB,
         user: None,
         stop_timeout: Duration::from_secs(30),
+        log: LogSettings {
+            level: "info".parse().expect("a level"),
+            format: LogFormat::Auto,
+        },
         admin: AdminSettings {
             address: address("127.0.0.1:4680"),
             socket: None,
@@ -59,6 +64,7 @@ fn builtin() -> Settings {
             mode: GateMode::Auto,
             policy: GatePolicy::default(),
         },
+        tenants: Vec::new(),
         sinks: vec![SinkSettings {
             name: "files".to_owned(),
             kind: SinkKind::File,
@@ -149,6 +155,15 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         "limits.",
         "newcomers =",
         "connections_per_source =",
+        "[tenants.default]",
+        "[tenants.billing]",
+        "sources =",
+        "producers =",
+        "weight =",
+        "rate =",
+        "burst =",
+        "bytes_in_flight =",
+        "journal_share =",
         "[sinks.upstream]",
         "type = \"penstock\"",
         "to =",
@@ -175,7 +190,7 @@ fn the_example_holds_every_key_at_its_built_in_value() {
         let keys = config::known_keys();
         assert_eq!(
             keys.len(),
-            61,
+            68,
             "a new key: does this test still say enough?"
         );
         for key in keys {
@@ -481,7 +496,7 @@ fn every_kind_of_mistake_is_named_at_its_place() {
             "\"\\u001b[2J\" = 1",
             "1:1",
             "is no key here",
-            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, sinks, \
+            "known here: data_dir, shards, io, memory_max, user, stop_timeout, admin, journal, listeners, gate, tenants, sinks, \
              schemas_dir, schemas",
         ),
     ];

@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use agent_common::frame::FrameHeader;
+use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
-use penstock_proto::wire::AckStatus;
-use penstock_tests::agent::client::{Answer, Connection, Datagrams, line_frame};
+use penstock_proto::wire::{AckStatus, write_frame};
+use penstock_tests::agent::client::{
+    Answer, Connection, Datagrams, header, line, line_frame, payload,
+};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, disagreements, drained};
 use penstock_tests::agent::{Home, stored, wait_for};
@@ -24,6 +28,21 @@ const BODY_LEN: usize = 256 << 10;
 
 fn frame(sequence: u64) -> Vec<u8> {
     line_frame(PRODUCER, sequence, &body(sequence))
+}
+
+/// A frame of nobody, of the highest priority.
+fn critical(body: &str) -> Vec<u8> {
+    let header = FrameHeader {
+        priority: 0,
+        ..header(Encoding::Protobuf, 0, 0, 1)
+    };
+    let mut bytes = Vec::new();
+    write_frame(
+        &mut bytes,
+        header,
+        &payload(Encoding::Protobuf, &[line(body)]),
+    );
+    bytes
 }
 
 fn body(sequence: u64) -> String {
@@ -83,10 +102,11 @@ fn the_journal_is_full_and_empties_again(gate: Gate) {
     let bytes = acknowledged * BODY_LEN as u64;
     assert!((12 << 20..32 << 20).contains(&bytes), "{bytes} bytes taken");
 
-    // The same for UDP, which has nobody to tell: refused and counted.
+    // The same for UDP, which has nobody to tell: refused and counted. What is critical is never
+    // shed; everything else would be, at the journal's limit.
     let socket = Datagrams::open(agent.udp());
     for number in 0..10 {
-        socket.send(&line_frame(0, 0, &format!("udp {number}")));
+        socket.send(&critical(&format!("udp {number}")));
     }
     let offered = Offered {
         datagrams: 10,

@@ -283,6 +283,44 @@ fn restarts_and_an_upgrade_under_load_lose_no_datagram_and_refuse_no_connection(
 }
 
 #[test]
+fn what_is_dropped_while_no_agent_runs_is_said() {
+    with_service("what_is_dropped_while_no_agent_runs_is_said", |machine| {
+        let config = CONFIG.replace("16MiB\"\n[listeners.tcp]", "64KiB\"\n[listeners.tcp]");
+        assert_ne!(config, CONFIG);
+        machine.write("/etc/penstock/penstock.toml", &config);
+        edit(machine, "[Service]\nExecStartPre=/bin/sleep 2\n");
+        let process = machine.main_process();
+        machine.run(&["systemctl", "--no-block", "restart", "penstock"]);
+        let path = format!("/proc/{process}");
+        wait_for("the process is gone", WAIT_MAX, || {
+            (!std::path::Path::new(&path).exists()).then_some(())
+        });
+        // Nobody reads, and the buffer holds a part of them.
+        const DATAGRAMS: u64 = 500;
+        let datagrams = Datagrams::open(listeners());
+        for number in 0..DATAGRAMS {
+            datagrams.send(&line_frame(0, 0, &udp_body(number)));
+        }
+        wait_for("the next life is ready", WAIT_MAX, || {
+            (machine.service("ActiveState") == "active").then_some(())
+        });
+        let bodies = stored_after_stop(machine);
+        let journal = machine.journal();
+        let (before, _) = journal
+            .split_once(" datagrams or bundles were dropped while no agent ran")
+            .unwrap_or_else(|| panic!("nothing is said:\n{journal}"));
+        let dropped = before.rsplit([' ', '\n']).next().expect("a word");
+        let dropped: u64 = dropped.parse().expect("a number");
+        let stored = bodies.len() as u64;
+        assert!(
+            stored > 0 && dropped > 0,
+            "{stored} stored, {dropped} dropped"
+        );
+        assert_eq!(stored + dropped, DATAGRAMS);
+    });
+}
+
+#[test]
 fn kill_9_under_load_loses_nothing_acknowledged_and_no_datagram_that_came_after() {
     with_service(
         "kill_9_under_load_loses_nothing_acknowledged_and_no_datagram_that_came_after",

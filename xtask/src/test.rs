@@ -9,7 +9,7 @@
 //!    their own target.
 //! 4. The binary is built, for the tests that run it: PENSTOCK_BIN names it.
 //! 5. All tests of the workspace: unit, simulation, interop, kernel, end to end.
-//! 6. The end-to-end tests once more, with every agent under a seccomp filter that refuses io_uring
+//! 6. The end-to-end and crash tests once more, with every agent under a seccomp filter that refuses io_uring
 //!    and eBPF: over epoll, with the gate in user space.
 //! 7. The documentation is built with warnings denied.
 //!
@@ -27,7 +27,7 @@ use crate::process;
 use crate::table::{Align, Table};
 use crate::test_output::{Counts, Reader};
 use crate::toolchain::{self, Toolchain};
-use crate::{build_ebpf, workspace};
+use crate::{build_ebpf, dist, workspace};
 
 /// Run everything that must hold: format, lints, unit, simulation, interop, kernel, end-to-end.
 #[derive(Debug, clap::Args)]
@@ -79,9 +79,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut counts = Counts::default();
     report.step("tests", || tests(&arguments, &environment, &mut counts))?;
     if everything {
-        report.step("end-to-end tests without io_uring and eBPF", || {
-            tests_forbidden(&arguments, &environment, &mut counts)
-        })?;
+        report.step(
+            "end-to-end and crash tests without io_uring and eBPF",
+            || tests_forbidden(&arguments, &environment, &mut counts),
+        )?;
     }
     if lints && everything {
         report.step("documentation", || {
@@ -160,6 +161,9 @@ fn host_needs(environment: &mut Environment) -> anyhow::Result<Ending> {
     }
     if let Err(error) = host::ensure(&[host::ZSTD, host::JQ], install) {
         lacking.push(("zstd and jq", error));
+    }
+    if let Err(error) = host::ensure(&dist::NEEDS, install) {
+        lacking.push(("Debian's packaging tools", error));
     }
     match host::debian_root(install) {
         Ok(root) => environment.debian = Some(root),
@@ -240,7 +244,8 @@ fn tests_forbidden(
     counts: &mut Counts,
 ) -> anyhow::Result<Ending> {
     let mut command = process::cargo();
-    command.args(["test", "--package", "penstock-tests", "--test", "e2e_*"]);
+    command.args(["test", "--package", "penstock-tests"]);
+    command.args(["--test", "e2e_*", "--test", "crash_*"]);
     command.arg("--no-fail-fast");
     command.env("PENSTOCK_TEST_FORBID", "io_uring,bpf");
     counted(command, arguments, environment, counts)

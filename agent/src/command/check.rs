@@ -60,6 +60,9 @@ fn check(file: Option<&Path>) -> Result<Report, Failure> {
                 .iter()
                 .map(|warning| format!("warning: {warning}\n"))
                 .collect();
+            if let Some(note) = config::newcomers_note(&loaded.settings.gate.policy) {
+                text.push_str(&format!("note: {note}\n"));
+            }
             text.push_str(&format!("{}: no mistakes\n", loaded.source()));
             Ok(Report {
                 text,
@@ -105,6 +108,15 @@ mod tests {
         assert_eq!(report.failure.map(|f| f.exit), Some(Exit::Config));
         assert!(report.text.contains("penstock.toml:1:14: memory_max"));
         assert!(report.text.contains("penstock.toml:2:1: colour"));
+    }
+
+    #[test]
+    fn what_unknown_sources_may_send_is_said_where_there_is_a_limit() {
+        let report = check_text("[gate]\nsource_limit = { rate = \"50k/s\", burst = \"200k\" }\n");
+        let note = "note: sources that the gate does not know yet may send together rate 50k/s, \
+                    burst 200k (as much as the one source that may send the most)\n";
+        assert!(report.text.contains(note), "{}", report.text);
+        assert!(!check_text("").text.contains("note: "));
     }
 
     #[test]

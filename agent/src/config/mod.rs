@@ -22,8 +22,8 @@ pub(crate) use mistake::Wrong;
 pub use mistake::{Mistake, Mistakes, Position};
 pub(crate) use read::is_schema_name;
 pub use settings::Settings;
-pub(crate) use show::limit_pairs;
 pub use show::show;
+pub(crate) use show::{limit_pairs, newcomers_note};
 pub(crate) use unit::parse_time;
 pub use unit::{format_size, format_time};
 

@@ -107,7 +107,7 @@ pub fn show(settings: &Settings) -> String {
     out
 }
 
-pub use gate::limit_pairs;
+pub use gate::{limit_pairs, newcomers_note};
 
 fn line<T>(out: &mut String, key: &Key<T>, value: &T) {
     let (_, name) = split(key.path);

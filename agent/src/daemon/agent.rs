@@ -131,7 +131,7 @@ impl Agent {
         let handovers = Handover::for_shards(shard_count);
         let orders: Vec<Arc<Orders>> = (0..shard_count).map(|_| Arc::default()).collect();
         let regulation = Regulation {
-            board: Arc::new(Board::alone(shard_count)),
+            board: Arc::new(Board::new(shard_count, gate.keep().clone())),
             tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
         };
         let mut shards = Vec::new();
@@ -170,6 +170,7 @@ impl Agent {
                     // A hasher of the standard library is seeded by the kernel's random numbers.
                     salt_seed: RandomState::new().build_hasher().finish(),
                 },
+                source_connections: Arc::clone(gate.source_connections()),
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 regulation: regulation.clone(),

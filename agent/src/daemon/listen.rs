@@ -93,7 +93,7 @@ fn bind_all(
     for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
-            Some(socket) => take_over(settings, socket, shards > 1, gate.kind()),
+            Some(socket) => take_over(settings, socket, gate.kind()),
             None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
@@ -106,19 +106,16 @@ fn bind_all(
                 .bind(&address.into())
                 .map_err(|error| failure(settings, &error))?;
         }
-        if shards > 1 {
-            // The first was bound alone, as another agent of this user would share the address in
-            // silence; the kernel looks at the option of both when the next socket is bound.
+        // The first was bound alone, as another agent of this user would share the address in
+        // silence; the kernel looks at the option of both when the next socket is bound. One that was
+        // taken over may be of a life with more shards, or fewer.
+        socket
+            .set_reuse_port(shards > 1)
+            .map_err(|error| failure(settings, &error))?;
+        if !is_held && settings.protocol == Protocol::Tcp {
             socket
-                .set_reuse_port(true)
+                .listen(i32::from(limits::LISTEN_BACKLOG))
                 .map_err(|error| failure(settings, &error))?;
-        }
-        if !is_held {
-            if settings.protocol == Protocol::Tcp {
-                socket
-                    .listen(i32::from(limits::LISTEN_BACKLOG))
-                    .map_err(|error| failure(settings, &error))?;
-            }
         }
         // Port 0 is a free port, the same one for every shard.
         address = local_address(settings, socket)?;
@@ -173,25 +170,21 @@ fn open(settings: &ListenerSettings, shared: bool) -> io::Result<Socket> {
 /// Makes a socket of an earlier life this one's. Where this life has a filter for it, that one
 /// replaces the earlier life's in one step, so that no datagram goes unjudged; where it has none, the
 /// old one must go, as it would drop without a count.
-fn take_over(
-    settings: &ListenerSettings,
-    socket: Socket,
-    shared: bool,
-    gate: GateKind,
-) -> io::Result<Socket> {
-    // The number of shards may have changed: others can join a socket that allows it later.
-    socket.set_reuse_port(shared)?;
+fn take_over(settings: &ListenerSettings, socket: Socket, gate: GateKind) -> io::Result<Socket> {
     if gate == GateKind::UserSpace {
-        detach_filter(&socket)?;
+        detach(&socket, libc::SO_DETACH_FILTER)?;
+        detach(&socket, libc::SO_DETACH_REUSEPORT_BPF)?;
     }
     set_up(settings, &socket)?;
     Ok(socket)
 }
 
-/// Takes the socket filter off, if there is one (ENOENT says that there is none).
-fn detach_filter(socket: &Socket) -> io::Result<()> {
-    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+/// Takes a program off, if there is one: ENOENT says that there is none, and EINVAL that the socket
+/// is in no group that could have one.
+fn detach(socket: &Socket, option: i32) -> io::Result<()> {
+    let nothing_there = [Some(libc::ENOENT), Some(libc::EINVAL)];
+    match set_int(socket, libc::SOL_SOCKET, option, 0) {
+        Err(error) if nothing_there.contains(&error.raw_os_error()) => Ok(()),
         detached => detached,
     }
 }

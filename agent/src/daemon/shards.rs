@@ -17,6 +17,7 @@ use crate::fence::choice::{self, Io};
 use crate::fence::epoll::Poll;
 use crate::fence::uring::Ring;
 use crate::fence::{FenceError, FencePlan, Waker, waker};
+use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
 use crate::metric::ShardPublisher;
@@ -79,6 +80,7 @@ pub struct ShardPlan {
     pub journal: JournalPlan,
     /// `None` where there is one shard.
     pub handover: Option<Handover>,
+    pub source_connections: Arc<SourceConnections>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
     /// The control thread has them too.
@@ -205,6 +207,7 @@ impl Start {
             journal: plan.journal,
             schemas: plan.schemas,
             handover: plan.handover,
+            source_connections: plan.source_connections,
             regulation: plan.regulation,
             connections_max: limits::CONNECTIONS_MAX,
             carry_bytes_max: limits::CARRY_BYTES_MAX,

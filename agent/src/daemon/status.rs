@@ -234,14 +234,15 @@ impl Shared {
     fn refresh_listeners(&self, listeners: &Listeners, gate: &Gate) {
         let mut publisher = lock(&self.publisher);
         for (id, known) in listeners.ids() {
+            let index = usize::from(id.0);
+            publisher.gate_attached(index, known.bound.is_some() && gate.attached(id));
             if known.settings.protocol != Protocol::Udp {
+                publisher.gate_connections(index, &gate.connections(id));
                 continue;
             }
-            let index = usize::from(id.0);
             let counts = gate.counts(id);
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
-            publisher.gate_attached(index, known.bound.is_some() && gate.attached(id));
             let sizes = gate.sizes(id);
             self.registry.datagram_sizes(&known.settings.name, &sizes);
             let sockets = known.bound.iter().flat_map(|bound| &bound.sockets);

@@ -31,9 +31,8 @@ pub fn choose(mode: IoMode, shards: u16) -> Result<Io, FenceError> {
             Ok(()) => Io::Uring,
             Err(error) => {
                 tracing::warn!(
-                    "NO IO_URING: {error}. {}. The shards use epoll and threads for the journal's \
-                     files, which costs more CPU per datagram; io = \"epoll\" says that this is \
-                     meant",
+                    "NO IO_URING: {error}. {}. The shards use epoll, and threads for the journal's \
+                     files; io = \"epoll\" says that this is meant",
                     advice(&error),
                 );
                 Io::Epoll

@@ -32,6 +32,20 @@ pub fn accepted(fd: RawFd) -> Accepted {
             size_of_val(&on) as libc::socklen_t,
         );
     }
+    // The gate's filter of new connections is inherited from the listener's socket, and would run on
+    // each segment; it looks at those that open a connection only, and this one is open. Where there
+    // is none the kernel says ENOENT. Needs no capability.
+    //
+    // SAFETY: as above.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        );
+    }
     let mut address = [0u8; size_of::<libc::sockaddr_storage>()];
     let mut len = address.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes of a buffer of that length.

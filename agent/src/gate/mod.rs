@@ -20,6 +20,7 @@ pub mod pressure;
 mod proc_drops;
 pub mod refused;
 pub mod rules;
+pub mod source_connections;
 mod source_table;
 pub mod standin;
 mod standin_observe;
@@ -28,6 +29,7 @@ pub mod who;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use agent_common::connection::ConnectionVerdict;
 use agent_common::frame::PRIORITY_MAX;
@@ -48,6 +50,7 @@ use policy::GatePolicy;
 use proc_drops::ProcDrops;
 use rules::Rules;
 use socket2::{SockRef, Type};
+use source_connections::SourceConnections;
 
 /// Where the gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +105,7 @@ pub struct Gate {
     place: Place,
     /// In force.
     policy: GatePolicy,
+    source_connections: Arc<SourceConnections>,
 }
 
 enum Place {
@@ -133,7 +137,11 @@ impl Gate {
             },
         };
         let policy = GatePolicy::default();
-        Ok(Self { place, policy })
+        Ok(Self {
+            place,
+            policy,
+            source_connections: Arc::default(),
+        })
     }
 
     /// Puts a policy in force as a whole: no datagram is judged by a mixture of it and the one before
@@ -147,8 +155,14 @@ impl Gate {
             Place::Kernel(gate) => gate.policy.apply(&rules)?,
             Place::UserSpace(stand_in, _) => stand_in.apply(&rules),
         }
+        self.source_connections.apply(policy);
         self.policy = policy.clone();
         Ok(())
+    }
+
+    /// The connections of each source, for the shards.
+    pub fn source_connections(&self) -> &Arc<SourceConnections> {
+        &self.source_connections
     }
 
     /// The policy in force.

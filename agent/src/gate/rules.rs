@@ -8,10 +8,11 @@ use agent_common::bucket::{Bucket, RATE_MAX};
 use agent_common::bundle::BUNDLE_DATAGRAMS_MAX;
 use agent_common::keep::Keep;
 use agent_common::layout::{
-    LIMITS_MAX, LISTS_MAX, ListEntry, POLICY_ALLOW, POLICY_LIMITS, POLICY_LISTS, Policy,
+    LIMITS_MAX, LIMITS_OF_ALL, LISTS_MAX, ListEntry, POLICY_ALLOW, POLICY_LIMITS, POLICY_LISTS,
+    Policy,
 };
 use agent_common::limit::Limit;
-use agent_common::source::{Source, mask};
+use agent_common::source::{FAMILY_V6, Source, mask};
 
 use super::policy::{GatePolicy, KEEP_ALL, Prefix, Rate, SourceLimit};
 
@@ -25,6 +26,16 @@ pub struct Network {
     /// Leading bits of the address that count.
     pub bits: u32,
 }
+
+/// Of each family, the prefix that holds every address.
+const EVERY_SOURCE: [Source; LIMITS_OF_ALL as usize] = [
+    Source::v4(0),
+    Source {
+        family: FAMILY_V6,
+        words: [0; 4],
+    },
+    Source::UNKNOWN,
+];
 
 /// Everything of a policy that the judge asks for.
 #[derive(Clone, Debug)]
@@ -117,26 +128,34 @@ impl Rules {
         ] {
             lists.extend(prefixes.iter().map(|p| (canonical(*p), entry)));
         }
-        let limits = policy.limits.iter().map(|(p, limit)| (*p, limit));
+        let mut limits: Vec<(Network, Limit)> = Vec::new();
+        let source_limit = limit(&policy.source_limit);
+        if source_limit != Limit::NONE {
+            let every = |source| (Network { source, bits: 0 }, source_limit);
+            limits.extend(EVERY_SOURCE.map(every));
+        }
+        for (prefix, of) in &policy.limits {
+            let network = network(canonical(*prefix));
+            // A person may name all of a family, too.
+            limits.retain(|(other, _)| *other != network);
+            limits.push((network, limit(of)));
+        }
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         Self {
             policy: Policy {
                 generation: 0,
                 flags: flag(!lists.is_empty(), POLICY_LISTS)
                     | flag(!policy.allow.is_empty(), POLICY_ALLOW)
-                    | flag(!policy.limits.is_empty(), POLICY_LIMITS),
+                    | flag(!limits.is_empty(), POLICY_LIMITS),
                 mask_v4: mask(u32::from(policy.source_prefix_v4)),
                 mask_v6: mask(u32::from(policy.source_prefix_v6)),
-                limit: limit(&policy.source_limit),
                 newcomers: limit(&policy.newcomers),
             },
             lists: lists
                 .into_iter()
                 .map(|(prefix, entry)| (network(prefix), entry))
                 .collect(),
-            limits: limits
-                .map(|(prefix, of)| (network(canonical(prefix)), limit(of)))
-                .collect(),
+            limits,
             ceiling: Keep::new(policy.keep),
         }
     }

@@ -73,11 +73,7 @@ impl StandIn {
     /// Puts rules in force, for all shards from their next bundle on.
     pub fn apply(&self, rules: &Rules) {
         let shared = &*self.shared;
-        let limits = rules.limits.iter().map(|(_, limit)| limit);
-        if limits
-            .chain([&rules.policy.limit])
-            .any(|limit| *limit != Limit::NONE)
-        {
+        if !rules.limits.is_empty() {
             // Made only now: most agents never limit a source.
             shared.sources.get_or_init(SourceTable::default);
         }
@@ -212,8 +208,8 @@ struct View<'a> {
 }
 
 impl judge::Rules for View<'_> {
-    fn policy(&self) -> &Policy {
-        &self.tables.policy
+    fn policy(&self) -> Option<&Policy> {
+        Some(&self.tables.policy)
     }
 
     fn list(&self, key: &PrefixKey) -> Option<ListEntry> {

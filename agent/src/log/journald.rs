@@ -8,7 +8,8 @@
 use std::fmt::{self, Write};
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -20,7 +21,12 @@ use crate::limits::LOG_VALUE_LEN_MAX;
 const SOCKET: &str = "/run/systemd/journal/socket";
 
 pub struct Journald {
+    /// Never waits: a journald that hangs must not hold a shard up.
     socket: UnixDatagram,
+    /// Looked up at each entry, as a journald that is started anew may have made another.
+    path: PathBuf,
+    /// Entries that it did not take since the last one that it took.
+    lost: AtomicU64,
 }
 
 impl Journald {
@@ -29,16 +35,39 @@ impl Journald {
     }
 
     fn connect_to(path: &Path) -> io::Result<Self> {
+        // Only to see that somebody is there; the socket below would stay bound to this journald.
+        UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        Ok(Self { socket })
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    fn send(&self, entry: &[u8]) {
+        if self.socket.send_to(entry, &self.path).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let message = format!("journald did not take {lost} lines before this one");
+            let mut entry = Vec::new();
+            put(&mut entry, "PRIORITY", priority(&Level::WARN));
+            put(&mut entry, "SYSLOG_IDENTIFIER", "penstock");
+            put(&mut entry, "MESSAGE", &message);
+            if self.socket.send_to(&entry, &self.path).is_err() {
+                self.lost.fetch_add(lost, Ordering::Relaxed);
+            }
+        }
     }
 }
 
 impl<S: Subscriber> Layer<S> for Journald {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // Nobody is left to tell of a failure; journald itself counts what it misses.
-        let _ = self.socket.send(&entry(event));
+        self.send(&entry(event));
     }
 }
 
@@ -199,6 +228,35 @@ mod tests {
         let fields = received(|| tracing::error!(body = "é".repeat(1 << 20), "long"));
         assert_eq!(fields["PENSTOCK_BODY"].len(), LOG_VALUE_LEN_MAX);
         assert!(fields["MESSAGE"].starts_with("long body=éé"));
+    }
+
+    #[test]
+    fn a_journald_that_hangs_holds_nobody_up_and_what_it_missed_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).expect("bound");
+        journald.set_nonblocking(true).expect("non-blocking");
+        let layer = Journald::connect_to(&path).expect("connected");
+        let mut buffer = vec![0; 1 << 18];
+        let mut read_all = || {
+            let mut messages = Vec::new();
+            while let Ok(len) = journald.recv(&mut buffer) {
+                messages.push(parsed(&buffer[..len])["MESSAGE"].clone());
+            }
+            messages
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            // More than any queue of a socket holds (net.unix.max_dgram_qlen).
+            for _ in 0..100_000 {
+                tracing::info!("said");
+            }
+            let taken = read_all().len();
+            assert!((1..100_000).contains(&taken), "{taken}");
+            tracing::info!("again");
+            let lost = 100_000 - taken;
+            let said = format!("journald did not take {lost} lines before this one");
+            assert_eq!(read_all(), ["again", said.as_str()]);
+        });
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::keep::{KEEP_ALL, Keep, PRIORITIES};
 use agent_common::verdict::{KernelDrop, Verdict};
 use metrics::{Counter, Gauge};
@@ -67,6 +68,8 @@ pub struct SinkCounts<'a> {
 struct ListenerHandles {
     gate_datagrams: [Counter; Verdict::COUNT],
     gate_datagrams_last: [u64; Verdict::COUNT],
+    gate_connections: [Counter; ConnectionVerdict::COUNT],
+    gate_connections_last: [u64; ConnectionVerdict::COUNT],
     gate_attached: Gauge,
     kernel_drops: [Counter; KernelDrop::COUNT],
     kernel_drops_last: [u64; KernelDrop::COUNT],
@@ -159,6 +162,13 @@ impl ControlPublisher {
         add_differences(&handles.gate_datagrams, last, now);
     }
 
+    /// The same of connections that were asked for.
+    pub fn gate_connections(&mut self, listener: usize, now: &[u64; ConnectionVerdict::COUNT]) {
+        let handles = &mut self.listeners[listener];
+        let last = &mut handles.gate_connections_last;
+        add_differences(&handles.gate_connections, last, now);
+    }
+
     /// Whether the gate of this listener runs in the kernel.
     pub fn gate_attached(&self, listener: usize, is_attached: bool) {
         self.listeners[listener]
@@ -232,6 +242,7 @@ impl ControlPublisher {
             Some(known) => {
                 *known = ListenerHandles {
                     gate_datagrams_last: known.gate_datagrams_last,
+                    gate_connections_last: known.gate_connections_last,
                     kernel_drops_last: known.kernel_drops_last,
                     ..handles
                 };
@@ -270,7 +281,12 @@ impl ListenerHandles {
             gate_datagrams: Verdict::ALL
                 .map(|verdict| counter(&family::GATE_DATAGRAMS, verdict.label())),
             gate_datagrams_last: [0; Verdict::COUNT],
-            gate_attached: gauge(&family::GATE_ATTACHED),
+            gate_connections: ConnectionVerdict::ALL.map(|verdict| match is_udp {
+                true => Counter::noop(),
+                false => registry.counter(&family::GATE_CONNECTIONS, &[name, verdict.label()]),
+            }),
+            gate_connections_last: [0; ConnectionVerdict::COUNT],
+            gate_attached: registry.gauge(&family::GATE_ATTACHED, &[name]),
             kernel_drops: KernelDrop::ALL
                 .map(|reason| counter(&family::KERNEL_DROPS, reason.label())),
             kernel_drops_last: [0; KernelDrop::COUNT],

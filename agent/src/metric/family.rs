@@ -64,6 +64,13 @@ pub static GATE_DATAGRAMS: Family = counter(
     &["listener", "verdict"],
     "Datagrams that reached the gate, by its verdict; the sum over all verdicts is what arrived.",
 );
+pub static GATE_CONNECTIONS: Family = counter(
+    "penstock_gate_connections_total",
+    Unit::Count,
+    &["listener", "verdict"],
+    "Attempts to open a TCP connection, by the gate's verdict. In the kernel an attempt is a SYN: one \
+     that is dropped comes again as the client's next try.",
+);
 pub static GATE_ATTACHED: Family = gauge(
     "penstock_gate_attached",
     Unit::Count,
@@ -318,8 +325,9 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 39] = [
+pub static RECORDED: [&Family; 40] = [
     &GATE_DATAGRAMS,
+    &GATE_CONNECTIONS,
     &GATE_ATTACHED,
     &KERNEL_DROPS,
     &RECEIVED_DATAGRAMS,

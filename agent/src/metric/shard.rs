@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::verdict::Verdict;
 use metrics::{Counter, Gauge};
 use penstock_proto::encoding::Encoding;
@@ -134,6 +135,7 @@ impl From<&ListenerCounters> for ListenerCounts {
 /// Handles of the series that a listener's protocol does not have do nothing.
 struct ListenerHandles {
     gate_datagrams: [Counter; Verdict::COUNT],
+    gate_connections: [Counter; ConnectionVerdict::COUNT],
     received_datagrams: Counter,
     received_bytes: Counter,
     received_frames: Counter,
@@ -298,6 +300,10 @@ impl ListenerHandles {
                 true => registry.counter(&family::GATE_DATAGRAMS, &[name, verdict.label()]),
                 false => Counter::noop(),
             }),
+            gate_connections: ConnectionVerdict::ALL.map(|verdict| match is_tcp {
+                true => registry.counter(&family::GATE_CONNECTIONS, &[name, verdict.label()]),
+                false => Counter::noop(),
+            }),
             received_datagrams: match is_udp {
                 true => registry.counter(&family::RECEIVED_DATAGRAMS, &[name]),
                 false => Counter::noop(),
@@ -335,6 +341,11 @@ impl ListenerHandles {
             &self.gate_datagrams,
             &mut last.gate_datagrams,
             &now.gate_datagrams,
+        );
+        is_new |= add_differences(
+            &self.gate_connections,
+            &mut last.gate_connections,
+            &now.gate_connections,
         );
         is_new |= add_difference(
             &self.received_datagrams,

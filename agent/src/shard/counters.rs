@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers that only its thread touches, published per wake-up.
 
+use agent_common::connection::ConnectionVerdict;
 use agent_common::verdict::Verdict;
 use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
@@ -28,12 +29,18 @@ pub enum CloseReason {
     Stopping,
     /// The shard that owns its producer had no place for it.
     HandoverFull,
+    /// Its address is denied (only where the gate is not in the kernel, which lets none come so far).
+    Denied,
+    /// Its source opens connections too fast (as above).
+    RateLimited,
+    /// Its source has as many connections as it may have.
+    TooManyFromSource,
     /// A reload took its listener away.
     ListenerRemoved,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::End,
         Self::EndInFrame,
         Self::PeerError,
@@ -43,6 +50,9 @@ impl CloseReason {
         Self::TooManyConnections,
         Self::Stopping,
         Self::HandoverFull,
+        Self::Denied,
+        Self::RateLimited,
+        Self::TooManyFromSource,
         Self::ListenerRemoved,
     ];
     pub const COUNT: usize = Self::ALL.len();
@@ -58,6 +68,9 @@ impl CloseReason {
             Self::TooManyConnections => "too_many_connections",
             Self::Stopping => "stopping",
             Self::HandoverFull => "handover_full",
+            Self::Denied => "denied",
+            Self::RateLimited => "rate_limited",
+            Self::TooManyFromSource => "too_many_from_source",
             Self::ListenerRemoved => "listener_removed",
         }
     }
@@ -164,6 +177,8 @@ pub struct ListenerCounters {
     pub sequence_gap_frames: u64,
     /// Fields of accepted records that have no place in a record and are not stored.
     pub unmapped_fields: u64,
+    /// What the user-space stand-in said of new connections; all 0 where the gate is in the kernel.
+    pub gate_connections: [u64; ConnectionVerdict::COUNT],
     /// Open now.
     pub connections: u64,
     pub connections_closed: [u64; CloseReason::COUNT],
@@ -183,6 +198,7 @@ impl Default for ListenerCounters {
             refused_frames: [0; Reason::COUNT],
             sequence_gap_frames: 0,
             unmapped_fields: 0,
+            gate_connections: [0; ConnectionVerdict::COUNT],
             connections: 0,
             connections_closed: [0; CloseReason::COUNT],
         }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use agent_common::frame::{FRAME_HEADER_LEN, FRAME_MAGIC, FRAME_VERSION, FrameHeader, offset};
 use penstock_proto::wire::header_crc_matches;
 
+use crate::gate::source_connections::SourcePlace;
 use crate::journal::dedup::owner;
 use crate::limits::CONNECTIONS_MAX;
 use crate::shard::op::{ListenerId, Socket};
@@ -30,6 +31,7 @@ pub struct Handed {
     pub socket: Socket,
     pub listener: ListenerId,
     pub address: Option<SocketAddr>,
+    pub place: Option<SourcePlace>,
 }
 
 /// Why a mailbox does not take it.
@@ -155,6 +157,7 @@ mod tests {
             socket: Socket(socket),
             listener: ListenerId(1),
             address: None,
+            place: None,
         }
     }
 

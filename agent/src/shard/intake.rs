@@ -64,8 +64,9 @@ impl Intake {
     /// Takes a whole frame. `room` is what the journal said just before: `Yes` or `Refused`.
     ///
     /// A frame that was taken before is told apart before its payload is decoded, but after its
-    /// checksum: what is compared must be what was sent. Only one that is new is asked of its tenant:
-    /// what is stored already costs nothing and is settled at once.
+    /// checksum: what is compared must be what was sent. Its tenant is asked last, of a
+    /// good frame that is new: what is refused for good must not be told to come again, and what is
+    /// stored already is settled at once.
     #[inline]
     pub fn take(
         &mut self,
@@ -107,14 +108,6 @@ impl Intake {
                 Judgement::TooMany => return self.refused(origin, Reason::TooManyProducers),
             }
         }
-        if let (Some(tenants), Some(slot), Room::Yes) = (&mut self.tenants, tenant, room) {
-            let load = self.journal.load();
-            let admitted = tenants.admit(slot, frame.bytes.len(), &load, now.monotonic_ns);
-            if let Err(wait) = admitted {
-                self.refuse(origin.listener, wait.limit.reason());
-                return Taken::Limited(wait);
-            }
-        }
         let payload = Payload::of(header, frame.payload());
         let checked = payload.and_then(|payload| {
             let checked = self.decoder.validate(&payload, header.records)?;
@@ -128,6 +121,14 @@ impl Intake {
             Ok(checked) => checked,
             Err(reason) => return self.refused(origin, reason),
         };
+        if let (Some(tenants), Some(slot)) = (&mut self.tenants, tenant) {
+            let load = self.journal.load();
+            let admitted = tenants.admit(slot, frame.bytes.len(), &load, now.monotonic_ns);
+            if let Err(wait) = admitted {
+                self.refuse(origin.listener, wait.limit.reason());
+                return Taken::Limited(wait);
+            }
+        }
         let envelope = Envelope {
             observed_time_unix_nano: now.unix_ns,
             listener: origin.listener.0,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use penstock_proto::wire::{ACK_LEN, Ack};
 
+use crate::gate::source_connections::SourcePlace;
 use crate::journal::dedup::Known;
 use crate::limits;
 use crate::shard::counters::CloseReason;
@@ -35,6 +36,8 @@ pub struct Connection {
     pub socket: Socket,
     pub listener: ListenerId,
     pub address: Option<SocketAddr>,
+    /// Its place among its source's; `None` where the address is not known.
+    pub place: Option<SourcePlace>,
     pub phase: Phase,
     pub reader: Reader,
     /// Set by the first frame: a stream's frames are all of one producer.
@@ -66,6 +69,7 @@ impl Connection {
             socket,
             listener,
             address,
+            place: None,
             phase: Phase::Streaming,
             reader: Reader::default(),
             producer: None,

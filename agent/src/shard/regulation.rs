@@ -6,29 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_common::keep::Keep;
 
+use crate::gate::KeepHandle;
 use crate::shard::tenant::TenantPlan;
-
-/// Where the gate reads what pressure leaves: its map, or the stand-in's words.
-pub trait KeepStore: Send + Sync {
-    /// What pressure leaves of each priority.
-    fn set_pressure(&self, keep: Keep);
-    /// That, or the configured ceiling, where it is lower.
-    fn in_force(&self) -> Keep;
-}
-
-/// A word of one's own, without a ceiling.
-#[derive(Debug)]
-struct OwnWord(AtomicU32);
-
-impl KeepStore for OwnWord {
-    fn set_pressure(&self, keep: Keep) {
-        self.0.store(keep.0, Ordering::Relaxed);
-    }
-
-    fn in_force(&self) -> Keep {
-        Keep(self.0.load(Ordering::Relaxed))
-    }
-}
 
 /// One shard's words; only it writes them.
 #[derive(Debug)]
@@ -41,11 +20,12 @@ struct Said {
 /// does not know which shard a sender's datagrams will be for.
 pub struct Board {
     shards: Box<[Said]>,
-    store: Box<dyn KeepStore>,
+    /// What the gate reads, and whose ceiling the configuration sets.
+    store: KeepHandle,
 }
 
 impl Board {
-    pub fn new(shards: u16, store: Box<dyn KeepStore>) -> Self {
+    pub fn new(shards: u16, store: KeepHandle) -> Self {
         let said = || Said {
             keep: AtomicU32::new(Keep::ALL.0),
             pressure: AtomicU32::new(0),
@@ -58,7 +38,7 @@ impl Board {
 
     /// For shards that have no gate.
     pub fn alone(shards: u16) -> Self {
-        Self::new(shards, Box::new(OwnWord(AtomicU32::new(Keep::ALL.0))))
+        Self::new(shards, KeepHandle::own())
     }
 
     #[inline]
@@ -78,7 +58,7 @@ impl Board {
         said.keep.store(keep.0, Ordering::SeqCst);
         let mut least = self.least();
         loop {
-            self.store.set_pressure(least);
+            self.store.set_pressure(least.sixteenths());
             let again = self.least();
             if again == least {
                 return;

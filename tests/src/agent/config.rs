@@ -90,6 +90,11 @@ impl Config {
             more,
             ..
         } = self;
+        // The disk of a test's own making may hold no sockets: then it stays in the home.
+        let socket = match &self.data_dir {
+            Some(_) => format!("socket = \"{}\"", data_dir.with_extension("sock").display()),
+            None => String::new(),
+        };
         let data_dir = self.data_dir.as_deref().unwrap_or(data_dir).display();
         let gate = match self.gate {
             Gate::Kernel => "auto",
@@ -110,6 +115,7 @@ memory_max = "512MiB"
 {top}
 [admin]
 address = "{admin_address}"
+{socket}
 [journal]
 max_size = "{journal_max_size}"
 min_free = "1MiB"

@@ -325,6 +325,7 @@ impl Life {
             handover: self.handovers.get(shard).cloned(),
             regulation: self.regulation.clone(),
             connections_max: setup.connections_max,
+            source_connections: Arc::default(),
             carry_bytes_max: setup.carry_bytes_max,
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use penstock::config::settings::Protocol;
+use penstock::gate::StandIn;
 use penstock::shard::op::{ListenerId, Socket};
 use penstock::shard::orders::{Done, What};
 use penstock::shard::worker::ListenerPlan;
@@ -148,7 +149,7 @@ impl Life {
             protocol,
             socket: Socket(100 + i32::from(listener)),
             payload_len_max: super::frame::PAYLOAD_LEN_MAX,
-            stand_in: protocol == Protocol::Udp && self.setup().stand_in,
+            stand_in: (protocol == Protocol::Udp && self.setup().stand_in).then(StandIn::new),
         }
     }
 }

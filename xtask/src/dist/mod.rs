@@ -39,7 +39,7 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-const NEEDS: [Need; 3] = [
+pub const NEEDS: [Need; 3] = [
     Need {
         package: "binutils",
         why: "takes the debug information off the binary",

@@ -199,6 +199,7 @@ fn print_block<W: Write, E: Write>(
                     stored.observed_time_unix_nano = entry.envelope.observed_time_unix_nano;
                     stored.listener = listener.map_or("", String::as_str);
                     stored.peer_address = &peer;
+                    stored.keep_sixteenths = Some(entry.envelope.keep_sixteenths);
                     printed = printer.record(&stored);
                 }
             })

@@ -29,6 +29,9 @@ pub(super) fn json_line(record: &Stored<'_>, line: &mut String) {
     ));
     push_text_field("listener", record.listener, line);
     push_text_field("peer_address", record.peer_address, line);
+    if let Some(sixteenths) = record.keep_sixteenths {
+        line.push_str(&format!(",\"keep_sixteenths\":{sixteenths}"));
+    }
     line.push('}');
 }
 

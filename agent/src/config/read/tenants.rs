@@ -141,3 +141,86 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::settings::{Settings, TenantSettings};
+    use crate::config::{parse, show};
+    use crate::gate::policy::{Prefix, Rate};
+
+    fn settings(text: &str) -> Settings {
+        parse("penstock.toml", text).unwrap_or_else(|wrong| panic!("{wrong}"))
+    }
+
+    #[test]
+    fn tenants_are_read_and_what_is_shown_reads_back() {
+        let given = settings(
+            "[tenants.default]\nrate = \"5k/s\"\nburst = \"10k\"\n\
+             [tenants.billing]\nsources = [\"10.1.0.0/16\"]\nproducers = [\"0x11\", \"18\"]\n\
+             weight = 3\nbytes_in_flight = \"32MiB\"\njournal_share = \"25%\"\n",
+        );
+        let address = "10.1.0.0".parse().expect("an address");
+        assert_eq!(
+            given.tenants,
+            [
+                TenantSettings {
+                    rate: Some(Rate {
+                        sustained: 5_000,
+                        burst: 10_000,
+                    }),
+                    ..TenantSettings::unlimited("default")
+                },
+                TenantSettings {
+                    sources: vec![Prefix { address, len: 16 }],
+                    producers: vec![17, 18],
+                    weight: 3,
+                    bytes_in_flight: Some(32 << 20),
+                    journal_percent: Some(25),
+                    ..TenantSettings::unlimited("billing")
+                },
+            ]
+        );
+        assert_eq!(settings(&show(&given)), given);
+        assert!(settings("").tenants.is_empty());
+    }
+
+    #[test]
+    fn each_mistake_says_what_would_be_right() {
+        let one = "[tenants.one]\nproducers = [\"0x11\"]\n";
+        for (text, expected) in [
+            ("[tenants.one]\nweight = 2\n", "names nobody"),
+            (
+                "[tenants.default]\nsources = [\"10.0.0.0/8\"]\n",
+                "everybody whom no other",
+            ),
+            (&format!("{one}rate = \"5k/s\"\n"), "add burst = \"10k\""),
+            (&format!("{one}burst = \"5k\"\n"), "is nothing without rate"),
+            (
+                &format!("{one}rate = \"20M/s\"\nburst = \"1\"\n"),
+                "out of range",
+            ),
+            (&format!("{one}weight = 0\n"), "from 1 to 1000"),
+            (&format!("{one}journal_share = \"0%\"\n"), "0% is no share"),
+            (
+                &format!("{one}bytes_in_flight = \"1KiB\"\n"),
+                "from \"2MiB\"",
+            ),
+            (
+                &format!("{one}sources = [\"10.0.0.1/8\"]\n"),
+                "bits beyond its length",
+            ),
+            (
+                &format!("{one}[tenants.two]\nproducers = [\"17\"]\n"),
+                "tenants.one already has",
+            ),
+            ("[tenants.one]\nproducers = [\"0\"]\n", "0 is nobody's id"),
+            (
+                "[tenants.one]\nproduces = [\"1\"]\n",
+                "did you mean producers?",
+            ),
+        ] {
+            let wrong = parse("penstock.toml", text).expect_err(text).to_string();
+            assert!(wrong.contains(expected), "{text}:\n{wrong}");
+        }
+    }
+}

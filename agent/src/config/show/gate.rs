@@ -3,7 +3,7 @@
 use super::{line, put};
 use crate::config::key::{self, Key};
 use crate::config::settings::GateSettings;
-use crate::gate::policy::{Prefix, Rate, SourceLimit};
+use crate::gate::policy::{GatePolicy, Prefix, Rate, SourceLimit};
 
 pub(super) fn gate(out: &mut String, gate: &GateSettings) {
     let policy = &gate.policy;
@@ -50,6 +50,27 @@ fn limit(out: &mut String, name: &str, limit: &SourceLimit) {
         .map(|(name, value)| format!("{name} = {value}"))
         .collect();
     put(out, format_args!("{name} = {{ {} }}\n", shown.join(", ")));
+}
+
+/// What holds for unknown sources where there is a limit, in a line: it may be derived.
+pub fn newcomers_note(policy: &GatePolicy) -> Option<String> {
+    let derived = policy.derived_newcomers();
+    if derived.is_none() {
+        return None;
+    }
+    let by = match policy.newcomers == derived {
+        true => "as much as the one source that may send the most",
+        false => "gate.newcomers",
+    };
+    let pairs = limit_pairs(&policy.newcomers);
+    let pairs: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{name} {}", value.trim_matches('"')))
+        .collect();
+    Some(format!(
+        "sources that the gate does not know yet may send together {} ({by})",
+        pairs.join(", ")
+    ))
 }
 
 /// Each key of a limit and its value as TOML.

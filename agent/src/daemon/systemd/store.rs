@@ -128,9 +128,9 @@ impl SocketStore {
         let dropped = drops_of(socket).ok().and_then(since).unwrap_or(0);
         if dropped > 0 {
             tracing::warn!(
-                listener = %listener.name, dropped,
-                "datagrams or bundles were dropped while no agent ran: the receive buffer was full, \
-                 or the gate refused them; a larger receive_buffer holds more",
+                listener = %listener.name,
+                "{dropped} datagrams or bundles were dropped while no agent ran: the receive buffer \
+                 was full, or the gate refused them; a larger receive_buffer holds more",
             );
         }
     }
@@ -156,15 +156,14 @@ impl SocketStore {
         }
     }
 
-    /// Takes a listener's sockets out of the store: for a listener that goes while the agent runs.
-    /// The store's own descriptors would keep its address busy; when this returns they are closed.
-    pub fn forget(&mut self, listener: &ListenerSettings, shards: u16) {
-        for shard in 0..shards {
-            self.kept = self.kept.saturating_sub(1);
-            let name = held::name(listener, shard);
-            self.udp.retain(|(kept, _)| *kept != name);
-            self.forget_name(&name);
-        }
+    /// Takes one shard's socket of a listener out of the store: for a listener that goes while the
+    /// agent runs. The store's own descriptor would keep its address busy; when this returns it is
+    /// closed.
+    pub fn forget(&mut self, listener: &ListenerSettings, shard: u16) {
+        let name = held::name(listener, shard);
+        self.kept = self.kept.saturating_sub(1);
+        self.udp.retain(|(kept, _)| *kept != name);
+        self.forget_name(&name);
         self.wait_until_forgotten();
     }
 

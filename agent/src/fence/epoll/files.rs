@@ -324,3 +324,89 @@ impl Drop for Alarm<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::format::segment_file_name;
+
+    fn files(folder: &tempfile::TempDir) -> Files {
+        let folder = JournalFolder::open(folder.path()).unwrap();
+        Files::start(folder, BlockPool::new(2, 4096)).unwrap()
+    }
+
+    /// Waits for the bell, and takes what is done.
+    fn done(files: &mut Files) -> Vec<Completion> {
+        let mut poll = libc::pollfd {
+            fd: std::os::fd::AsRawFd::as_raw_fd(files.bell()),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, which outlives the call.
+        assert_eq!(unsafe { libc::poll(&mut poll, 1, 10_000) }, 1, "the bell");
+        let mut done = Vec::new();
+        files.take_done(|completion| done.push(completion));
+        done
+    }
+
+    /// More jobs than threads, while nobody looks: each is done once, and the bell is not lost.
+    #[test]
+    fn every_job_comes_back_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = files(&folder);
+        for number in 0..100 {
+            files.push(Job::Open { number });
+        }
+        let mut opened = Vec::new();
+        while opened.len() < 100 {
+            for completion in done(&mut files) {
+                match completion {
+                    Completion::SegmentOpened {
+                        number,
+                        result: Ok(file),
+                    } => {
+                        opened.push(number);
+                        assert_eq!(close(file.0), Ok(()));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        opened.sort_unstable();
+        assert_eq!(opened, (0..100).collect::<Vec<_>>());
+        assert_eq!(files.in_flight, 0);
+        assert!(folder.path().join(segment_file_name(99)).exists());
+    }
+
+    #[test]
+    #[should_panic(expected = "a file thread has panicked")]
+    fn a_thread_that_dies_does_not_leave_the_loop_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = files(&folder);
+        files.push(Job::Write {
+            file: SegmentFile(-1),
+            block: BlockId(2),
+            offset: 0,
+            len: 4096,
+        });
+        done(&mut files);
+    }
+
+    /// What is pushed is done, though the shard ends.
+    #[test]
+    fn jobs_in_flight_outlive_their_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = files(&folder);
+        for number in 0..20 {
+            files.push(Job::Open { number });
+        }
+        let common = Arc::downgrade(&files.common);
+        drop(files);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while common.strong_count() > 0 {
+            assert!(std::time::Instant::now() < deadline, "threads that stay");
+            thread::yield_now();
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 20);
+    }
+}

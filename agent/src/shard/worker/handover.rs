@@ -51,6 +51,7 @@ impl<K: Kernel> Worker<K> {
             socket: connection.socket,
             listener,
             address: connection.address,
+            place: connection.place,
         };
         let handover = self.handover.as_ref().expect("there is another shard");
         let posted = handover.mailboxes[usize::from(owner)].post(handed);
@@ -85,8 +86,13 @@ impl<K: Kernel> Worker<K> {
             socket,
             listener,
             address,
+            place,
         } = handed;
-        if let Some(peer) = self.admit(Connection::new(socket, listener, address)) {
+        let connection = Connection {
+            place,
+            ..Connection::new(socket, listener, address)
+        };
+        if let Some(peer) = self.admit(connection) {
             self.receive(peer);
         }
     }

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::decode::Decoder;
+use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::Writer;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters, TenantCounters};
@@ -112,6 +113,7 @@ pub struct Worker<K> {
     naming: Vec<(ListenerId, Done)>,
     /// To be said once no segment is being removed.
     feeds_changed: Vec<Done>,
+    source_connections: Arc<SourceConnections>,
 
     /// Receives that wait for the journal, in the order in which they came.
     held: VecDeque<Held>,
@@ -181,6 +183,7 @@ impl<K: Kernel> Worker<K> {
             orders: plan.orders,
             naming: Vec::new(),
             feeds_changed: Vec::new(),
+            source_connections: plan.source_connections,
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
             paused: VecDeque::with_capacity(plan.connections_max),

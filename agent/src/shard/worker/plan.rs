@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::config::settings::Protocol;
 use crate::gate::StandIn;
+use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::JournalPlan;
 use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
@@ -25,6 +26,8 @@ pub struct Plan {
     pub carry_bytes_max: usize,
     /// How connections get to the shard that owns their producer; `None` where there is one shard.
     pub handover: Option<Handover>,
+    /// All shards'.
+    pub source_connections: Arc<SourceConnections>,
     /// What is kept of each priority, and who may have what.
     pub regulation: Regulation,
     /// Receive buffers of each pool: how many leases the fence can have out.

@@ -1,5 +1,8 @@
 //! A connection arrives, bytes arrive: frames are cut and taken, in the order in which they came.
 
+use std::net::SocketAddr;
+
+use agent_common::connection::ConnectionVerdict;
 use agent_common::frame::FrameHeader;
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::{Ack, AckStatus};
@@ -11,6 +14,7 @@ use super::acknowledge::{
 use super::stop::Life;
 use crate::config::settings::Protocol;
 use crate::frame::parse_datagram;
+use crate::gate::source_connections::SourcePlace;
 use crate::gate::{frame_slot, standin};
 use crate::journal::writer::Room;
 use crate::shard::counters::CloseReason;
@@ -70,13 +74,48 @@ impl<K: Kernel> Worker<K> {
                 return;
             }
         };
-        let connection = Connection::new(accepted.socket, id, accepted.address);
+        let place = match self.judge_connection(id, accepted.address) {
+            Ok(place) => place,
+            Err(reason) => return self.turn_away(accepted.socket, id, reason),
+        };
+        let connection = Connection {
+            place,
+            ..Connection::new(accepted.socket, id, accepted.address)
+        };
         if let Some(peer) = self.admit(connection) {
             match self.handover {
                 Some(_) => self.peek(peer),
                 None => self.receive(peer),
             }
         }
+    }
+
+    /// May this source have another connection? Where the gate is in the kernel, lists and rates were
+    /// asked when the connection was asked for.
+    fn judge_connection(
+        &mut self,
+        id: ListenerId,
+        from: Option<SocketAddr>,
+    ) -> Result<Option<SourcePlace>, CloseReason> {
+        // A peer that has gone before it could be asked sends nothing.
+        let Some(from) = from else {
+            return Ok(None);
+        };
+        let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
+        let plan = &mut self.listeners[usize::from(id.0)].plan;
+        if let Some(stand_in) = &mut plan.stand_in {
+            let verdict = stand_in
+                .judge_connection(from, self.now.monotonic_ns)
+                .into();
+            counts.gate_connections[verdict as usize] += 1;
+            match verdict {
+                ConnectionVerdict::Denied => return Err(CloseReason::Denied),
+                ConnectionVerdict::RateLimited => return Err(CloseReason::RateLimited),
+                ConnectionVerdict::Passed | ConnectionVerdict::Closing => {}
+            }
+        }
+        let place = self.source_connections.open(from);
+        place.map(Some).ok_or(CloseReason::TooManyFromSource)
     }
 
     /// Gives a connection its slot; one that cannot have one, or comes at a stop, is closed.
@@ -486,8 +525,11 @@ impl<K: Kernel> Worker<K> {
                 continue;
             }
             listener.armed = true;
-            // A drain is quiet only once the socket was looked at.
-            listener.last_bundle_ns = self.now.monotonic_ns;
+            if listener.plan.protocol == Protocol::Udp {
+                // Nothing has come because nothing was received: a drain begins its quiet time anew.
+                self.last_bundle_ns = self.now.monotonic_ns;
+                listener.last_bundle_ns = self.now.monotonic_ns;
+            }
             self.kernel.push(match listener.plan.protocol {
                 Protocol::Tcp => Op::Accept {
                     listener: id,

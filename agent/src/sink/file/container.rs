@@ -58,6 +58,8 @@ pub struct Stored<'a> {
     pub observed_time_unix_nano: u64,
     pub listener: &'a str,
     pub peer_address: &'a str,
+    /// How many of sixteen like it were kept when it was taken: known of the journal's entries only.
+    pub keep_sixteenths: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -269,6 +271,7 @@ fn read_records(block: &[u8], count: u64) -> Option<Vec<Stored<'_>>> {
             observed_time_unix_nano: at.long()? as u64,
             listener: at.text()?,
             peer_address: at.text()?,
+            keep_sixteenths: None,
         });
     }
     at.0.is_empty().then_some(records)

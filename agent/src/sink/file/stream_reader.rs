@@ -331,5 +331,6 @@ fn stored(record: &StoredRecord) -> Stored<'_> {
         observed_time_unix_nano: record.observed_time_unix_nano,
         listener: &record.listener,
         peer_address: &record.peer_address,
+        keep_sixteenths: None,
     }
 }

@@ -97,6 +97,7 @@ pub(super) fn own_expected(entry: &SampleEntry, record: &LogRecord) -> String {
         observed_time_unix_nano: entry.observed_time_unix_nano,
         listener: LISTENERS[usize::from(entry.listener)],
         peer_address: &peer,
+        keep_sixteenths: None,
     };
     stored.attributes.sort_unstable();
     format!("{stored:?}")
