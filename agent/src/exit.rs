@@ -25,6 +25,25 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// The other way round, for what came over the control socket.
+    pub fn of(code: u8) -> Option<Self> {
+        let all = [
+            Self::Ok,
+            Self::Usage,
+            Self::Data,
+            Self::NoInput,
+            Self::Unavailable,
+            Self::Software,
+            Self::Io,
+            Self::InUse,
+            Self::Permission,
+            Self::Config,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code)
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

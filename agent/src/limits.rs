@@ -143,6 +143,15 @@ pub const GATE_LIMITS_MAX: usize = agent_common::layout::LIMITS_MAX as usize;
 pub const LISTENERS_MAX: usize = 64;
 /// A listener's or sink's name, in bytes.
 pub const NAME_LEN_MAX: usize = 32;
+/// Names that listeners may have had in one life of the agent, those of now among them: a name keeps
+/// its id, in the journal and in the gate's maps, for as long as the process lives. As many as a
+/// segment's header page holds.
+pub const LISTENER_NAMES_MAX: usize = 120;
+/// The same for sinks, whose counters stay.
+pub const SINK_NAMES_MAX: usize = 120;
+/// Orders that may wait for one shard: a reload gives at most two for each listener that is left and
+/// each that comes, two for each sink of either kind, and one for the rest.
+pub const SHARD_ORDERS_MAX: usize = 2 * (2 * LISTENERS_MAX + 2 * SINKS_MAX) + 1;
 /// The longest payload that a decoder is handed.
 pub const PAYLOAD_LEN_MAX: usize = TCP_PAYLOAD_LEN_MAX;
 /// Text of one JSON line whose escapes are undone: never longer than it was with them.
@@ -272,7 +281,8 @@ const _: () = {
     assert!(FORWARD_BYTES_MAX >= 2 * FRAME_LEN_MAX);
     assert!(FORWARD_BYTES_MAX as u64 <= SINK_SHARD_MEMORY - JOURNAL_BLOCK_LEN as u64);
     // The gate's counts have a place for each listener.
-    assert!(LISTENERS_MAX <= agent_common::layout::LISTENERS_MAX as usize);
+    assert!(LISTENER_NAMES_MAX == agent_common::layout::LISTENERS_MAX as usize);
     // The listener table stands in the segment's header page.
-    assert!(LISTENERS_MAX * (1 + NAME_LEN_MAX) + 2 + 128 <= BLOCK_ALIGN);
+    assert!(LISTENER_NAMES_MAX * (1 + NAME_LEN_MAX) + 66 + 4 <= BLOCK_ALIGN);
+    assert!(LISTENERS_MAX <= LISTENER_NAMES_MAX && SINKS_MAX <= SINK_NAMES_MAX);
 };

@@ -191,7 +191,7 @@ impl Agent {
     }
 }
 
-fn count_something(registry: &Registry, listeners: &[ListenerSettings]) {
+fn count_something(registry: &Arc<Registry>, listeners: &[ListenerSettings]) {
     let mut shard = ShardPublisher::new(registry, listeners, 0);
     let mut counters = ShardCounters {
         listeners: vec![ListenerCounters::default(); listeners.len()],

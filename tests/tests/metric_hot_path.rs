@@ -34,7 +34,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn publishing_allocates_nothing() {
     let settings = penstock::config::builtin();
-    let registry = Registry::new();
+    let registry = std::sync::Arc::new(Registry::new());
     let mut publisher = ShardPublisher::new(&registry, &settings.listeners, 0);
     let mut counters = ShardCounters {
         listeners: vec![ListenerCounters::default(); settings.listeners.len()],

@@ -26,6 +26,8 @@ use penstock_tests::sim::setup::{End, Setup, TCP, UDP};
 const SEEDS: u64 = 500;
 /// Seeds of two agents.
 const HOP_SEEDS: u64 = 80;
+/// Seeds in which listeners come and go.
+const RELOAD_SEEDS: u64 = 80;
 /// The producer of the scenarios.
 const ID: u64 = 0xa000;
 
@@ -57,6 +59,37 @@ fn seeds() {
         sum.add(&outcome);
     }
     report(&sum, count);
+}
+
+/// The same while listeners are left and served again, and segments turned to for new names.
+#[test]
+fn seeds_with_reloads() {
+    let only = number_from_env("PENSTOCK_SIM_SEED");
+    let count = number_from_env("PENSTOCK_SIM_SEEDS").unwrap_or(RELOAD_SEEDS);
+    let from = only.or_else(|| number_from_env("PENSTOCK_SIM_FROM"));
+    let from = from.unwrap_or(0);
+    let mut sum = Outcome::default();
+    for seed in from..from + only.map_or(count, |_| 1) {
+        let setup = Setup {
+            reloads: true,
+            ..Setup::random(seed)
+        };
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| run(&setup, None))) else {
+            panic!(
+                "seed {seed} fails; to replay it:\n    PENSTOCK_SIM_SEED={seed} cargo test -p \
+                 penstock-tests --test simulation seeds_with_reloads -- --nocapture"
+            );
+        };
+        sum.add(&outcome);
+    }
+    let (left, named) = (sum.listeners_left, sum.listeners_named);
+    println!("{count} seeds: {left} listeners left and served again, {named} named; {sum:?}");
+    if only.is_none() {
+        assert!(
+            left > count && named > count,
+            "few reloads: {left} and {named}"
+        );
+    }
 }
 
 /// What the runs came to; runs in which nothing went wrong prove nothing.

@@ -16,6 +16,7 @@ mod healthcheck;
 mod journal;
 mod load;
 mod log;
+mod reload;
 mod run;
 mod schema;
 mod send;
@@ -35,6 +36,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Reload(reload::Arguments),
     Check(check::Arguments),
     Config(config::Arguments),
     Send(send::Arguments),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command_line.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Send(arguments) => send::run(arguments),

@@ -24,8 +24,8 @@ pub(crate) use read::is_schema_name;
 pub use settings::Settings;
 pub use show::show;
 pub(crate) use show::{limit_pairs, newcomers_note};
-pub use unit::format_size;
 pub(crate) use unit::parse_time;
+pub use unit::{format_size, format_time};
 
 /// Where the agent looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/penstock/penstock.toml";
@@ -131,6 +131,18 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, LoadError> {
     }
     let settings = read::settings(Document::parse(sources)).map_err(LoadError::Mistakes)?;
     Ok(Loaded { settings, files })
+}
+
+/// Where the control socket of the agent is that runs by a file which is wrong by now; `None` where the
+/// file is no TOML, or the mistakes are in what says so.
+pub fn socket_despite_mistakes(path: Option<&Path>) -> Option<PathBuf> {
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    let files = document::files(path).ok()?;
+    let sources = files.into_iter().map(|path| {
+        let text = read_file(&path).ok()?;
+        Some(Source { path, text })
+    });
+    read::admin_socket(Document::parse(sources.collect::<Option<_>>()?))
 }
 
 /// The settings in a text that stands in no file; `name` stands for one in mistakes.

@@ -46,6 +46,23 @@ pub fn settings(document: Document) -> Result<Settings, Mistakes> {
     }
 }
 
+/// Where the control socket is, whatever else is wrong.
+pub fn admin_socket(document: Document) -> Option<std::path::PathBuf> {
+    let mut reader = Reader {
+        document,
+        wrong: HashSet::new(),
+    };
+    if !reader.document.mistakes.is_empty() {
+        return None;
+    }
+    reader.structure();
+    let settings = reader.read();
+    let is_said = !["data_dir", "admin", "admin.socket"]
+        .iter()
+        .any(|key| reader.wrong.contains(*key));
+    is_said.then(|| settings.admin_socket())
+}
+
 struct Reader {
     document: Document,
     /// Paths whose value was refused: what would follow from them is not reported again.

@@ -2,20 +2,23 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::admin::{self, AdminState, Condition, ControlSocket, Readiness};
 use crate::config::settings::OnFull;
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Settings};
 use crate::daemon::data::DataFolder;
 use crate::daemon::disk::DiskWatch;
 use crate::daemon::gate_requests::GateKnowledge;
 use crate::daemon::left_behind::LeftBehind;
 use crate::daemon::listen;
+use crate::daemon::listeners::listener_plan;
 use crate::daemon::recall::recall;
-use crate::daemon::shards::{Shard, ShardPlan, choose_io, listener_plans};
-use crate::daemon::sinks::{SinkThread, Sinks, join_sink};
+use crate::daemon::reload::{self, Reloads};
+use crate::daemon::shards::{Shard, ShardPlan, choose_io};
+use crate::daemon::sinks::{Sinks, join_sink};
 use crate::daemon::status::{Shared, Views};
 use crate::daemon::systemd::{SocketStore, Standing};
 use crate::exit::{Exit, Failure};
@@ -30,9 +33,9 @@ use crate::schema::registry::Registry as SchemaRegistry;
 use crate::schema::watch::Watch;
 use crate::shard::handover::Handover;
 use crate::shard::op::ListenerId;
+use crate::shard::orders::Orders;
 use crate::shard::regulation::{Board, Regulation};
 use crate::shard::tenant::TenantPlan;
-use crate::sink::StopDeadline;
 
 /// How often readiness is looked at while the agent starts, and how long that may take before the
 /// log says what is missing.
@@ -51,19 +54,23 @@ pub struct Agent {
     admin_address: SocketAddr,
     control_socket: Option<ControlSocket>,
     shards: Vec<Shard>,
-    store: SocketStore,
-    sinks: Vec<(String, SinkThread)>,
-    sink_stop: Arc<StopDeadline>,
-    disk: DiskWatch,
-    stop_timeout: Duration,
+    /// What the shards are told while they run, by shard.
+    pub(super) orders: Vec<Arc<Orders>>,
+    pub(super) store: SocketStore,
+    pub(super) sinks: Sinks,
+    pub(super) disk: DiskWatch,
+    pub(super) stop_timeout: Duration,
+    /// What is in force, and the file that it is read from again.
+    pub(super) settings: Settings,
+    pub(super) config_file: Option<PathBuf>,
+    pub(super) reloads: Reloads,
     data: DataFolder,
     /// Looked at by `watch` only, until they are done with.
-    left_behind: Mutex<Vec<LeftBehind>>,
+    left_behind: Vec<LeftBehind>,
     /// For sockets that are opened while the agent runs.
-    #[allow(dead_code, reason = "nothing opens sockets at run time yet")]
     pub(super) kept: Kept,
     /// Ends with the agent.
-    _schemas: Watch,
+    pub(super) schemas: Watch,
 }
 
 impl Agent {
@@ -106,12 +113,12 @@ impl Agent {
         for (index, listener) in settings.listeners.iter().enumerate() {
             let id = ListenerId(index as u16);
             let listening = listen::bind(id, listener, shard_count, &mut gate, &mut store)?;
+            listen::steer(id, listener, &listening, &mut gate);
             tracing::info!(listener = %listener.name, address = %listening.address, "listening");
             bound.push(listening);
         }
         store.report();
 
-        let sink_stop = Arc::new(StopDeadline::default());
         let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
         let disk = DiskWatch::new(
             settings.journal.min_free,
@@ -120,8 +127,9 @@ impl Agent {
         disk.look(data.path());
         let schemas = SchemaRegistry::open(settings, data.path());
         let delivered = schemas.delivered().clone();
-        let mut sinks = Sinks::new(settings, data.path(), &delivered, &sink_stop);
+        let mut sinks = Sinks::new(settings, data.path(), &delivered);
         let handovers = Handover::for_shards(shard_count);
+        let orders: Vec<Arc<Orders>> = (0..shard_count).map(|_| Arc::default()).collect();
         let regulation = Regulation {
             board: Arc::new(Board::new(shard_count, gate.keep().clone())),
             tenants: TenantPlan::new(&settings.tenants).map(Arc::new),
@@ -136,9 +144,11 @@ impl Agent {
                     shard_marks.drop_until(oldest);
                 }
             }
-            let feeds = sinks.start(shard, &shard_marks)?;
+            let own_orders = &orders[usize::from(shard)];
+            let feeds = sinks.start(shard, &shard_marks, Some(own_orders))?;
             let publisher = ShardPublisher::new(&registry, &settings.listeners, shard)
                 .with_tenants(&registry, regulation.tenants.as_deref());
+            let listeners = settings.listeners.iter().zip(&bound);
             shards.push(Shard::start(ShardPlan {
                 shard,
                 shards: shard_count,
@@ -164,7 +174,10 @@ impl Agent {
                 handover: (shard_count > 1).then(|| handovers[usize::from(shard)].clone()),
                 schemas: schemas.accepted().clone(),
                 regulation: regulation.clone(),
-                listeners: listener_plans(shard, &settings.listeners, &bound, gate.stand_in()),
+                listeners: listeners
+                    .map(|(each, bound)| listener_plan(shard.into(), each, bound, gate.stand_in()))
+                    .collect(),
+                orders: Arc::clone(own_orders),
                 observer: publisher,
                 sockets_kept: store.is_complete(),
                 stop_timeout: settings.stop_timeout,
@@ -180,7 +193,7 @@ impl Agent {
         }
 
         let views = Views {
-            sinks: sinks.views,
+            sinks: sinks.views(),
             schemas: Arc::clone(schemas.view()),
             disk: disk.space(),
             io,
@@ -199,15 +212,18 @@ impl Agent {
             admin_address,
             control_socket: Some(control_socket),
             shards,
+            orders,
             store,
-            sinks: sinks.threads,
-            sink_stop,
+            sinks,
             disk,
             stop_timeout: settings.stop_timeout,
+            settings: settings.clone(),
+            config_file: reload::main_file(loaded),
+            reloads: Reloads::default(),
             data,
-            left_behind: Mutex::new(left_behind),
+            left_behind,
             kept,
-            _schemas: schemas,
+            schemas,
         }
         .listening())
     }
@@ -248,7 +264,7 @@ impl Agent {
     }
 
     /// Says how the start went, once the journal takes frames or has had time to.
-    pub async fn wait_until_ready(&self) -> Result<(), Failure> {
+    pub async fn wait_until_ready(&mut self) -> Result<(), Failure> {
         while !self.readiness.is_ready() && self.shared.started.elapsed() < READY_WAIT {
             self.watch()?;
             tokio::time::sleep(READY_INTERVAL).await;
@@ -268,7 +284,7 @@ impl Agent {
     }
 
     /// Looks at the disk and at the shards; an error means that the agent cannot go on.
-    pub fn watch(&self) -> Result<(), Failure> {
+    pub fn watch(&mut self) -> Result<(), Failure> {
         self.disk.look(self.data.path());
         self.retire_left_behind();
         let writable = self.shared.marks.iter().all(|marks| marks.is_writable());
@@ -302,17 +318,15 @@ impl Agent {
     }
 
     /// Lets go of the journals of shards that are gone, each once nobody needs it.
-    fn retire_left_behind(&self) {
-        let mut all = self
-            .left_behind
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        all.retain(|left| {
-            if !left.is_done() {
+    fn retire_left_behind(&mut self) {
+        let (data, sinks) = (&self.data, &mut self.sinks);
+        self.left_behind.retain(|left| {
+            let shard = left.shard;
+            if !left.is_done(sinks.marks_of(shard).as_deref()) {
                 return true;
             }
-            let shard = left.shard;
-            match retire(&self.data.shard_folder(shard), shard, &left.start) {
+            sinks.forget_journal(shard);
+            match retire(&data.shard_folder(shard), shard, &left.start) {
                 Ok(()) => tracing::info!(shard, "the journal of a shard that is gone is delivered"),
                 Err(error) => {
                     tracing::error!(shard, "the next start tries again: {error}");
@@ -333,8 +347,7 @@ impl Agent {
             shard.stop();
         }
         let shards = std::mem::take(&mut self.shards);
-        let sinks = std::mem::take(&mut self.sinks);
-        let sink_stop = Arc::clone(&self.sink_stop);
+        let sinks = self.sinks.take_threads();
         let joined = tokio::task::spawn_blocking(move || {
             let mut outcome = Ok(());
             for shard in shards {
@@ -343,9 +356,11 @@ impl Agent {
                     outcome = Err(Failure::io("a shard's fence", &error));
                 }
             }
-            sink_stop.set(end - SINK_HANG);
-            for (name, thread) in sinks {
-                if let Err(failure) = join_sink(&name, thread, end) {
+            for stop in sinks.iter().filter_map(|sink| sink.stop.as_ref()) {
+                stop.set(end - SINK_HANG);
+            }
+            for sink in sinks {
+                if let Err(failure) = join_sink(&sink.name, sink.thread, end) {
                     outcome = outcome.and(Err(failure));
                 }
             }

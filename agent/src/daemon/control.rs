@@ -4,11 +4,13 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::admin;
 use crate::config::Loaded;
 use crate::daemon::agent::Agent;
-use crate::daemon::request::{Answer, Ask, Refused, Request};
+use crate::daemon::reload;
+use crate::daemon::request::Ask;
 use crate::daemon::signal::{Asked, Signals};
 use crate::daemon::systemd::{Service, SocketStore};
 use crate::exit::Failure;
@@ -18,6 +20,8 @@ use crate::privilege;
 
 /// How often the disk, the shards and readiness are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The same while a reload is under way: what shards and sinks have done is looked at.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Runs the agent until a signal stops it.
 pub fn run(loaded: Loaded) -> Result<(), Failure> {
@@ -62,7 +66,18 @@ async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
     service.look(Instant::now(), agent.standing());
 
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut change = tokio::time::interval(CHANGE_INTERVAL);
+    change.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told_reloading = false;
     let failure = loop {
+        // The service manager is told of a reload, however it was asked for.
+        let is_reloading = agent.is_reloading();
+        match (told_reloading, is_reloading) {
+            (false, true) => service.reloading(),
+            (true, false) => service.ready_again(),
+            _ => {}
+        }
+        told_reloading = is_reloading;
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::Stop(name) => {
@@ -70,15 +85,14 @@ async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
                     break None;
                 }
                 Asked::Reload => {
-                    if let Err(Refused(why)) = answer(&mut agent, &service, Request::Reload) {
-                        tracing::error!("SIGHUP: {why}");
-                    }
+                    tracing::info!("SIGHUP: reloading");
+                    agent.ask_reload(reload::Asked { reply: None, dry_run: false });
                 }
             },
             Some(ask) = asked.recv() => {
-                // A client that has gone wants no answer.
-                let _ = ask.reply.send(answer(&mut agent, &service, ask.request));
+                agent.ask(ask);
             }
+            _ = change.tick(), if agent.is_changing() => agent.tend(),
             _ = watch.tick() => {
                 log::sum_up();
                 if let Err(failure) = agent.watch() {
@@ -106,15 +120,4 @@ async fn live(loaded: Loaded, store: SocketStore) -> Result<(), Failure> {
     let _ = serving.await;
     tracing::info!("stopped");
     failure.map_or(stopped, Err)
-}
-
-/// The service manager is told of a reload, however it was asked for.
-fn answer(agent: &mut Agent, service: &Service, request: Request) -> Answer {
-    if !matches!(request, Request::Reload) {
-        return agent.answer(request);
-    }
-    service.reloading();
-    let answer = agent.answer(request);
-    service.ready_again();
-    answer
 }

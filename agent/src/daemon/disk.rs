@@ -42,6 +42,11 @@ impl DiskWatch {
         }
     }
 
+    /// Holds from the next look on.
+    pub fn set_min_free(&mut self, min_free: MinFree) {
+        self.min_free = min_free;
+    }
+
     /// Set while the disk is below `min_free`.
     pub fn low(&self) -> &Arc<AtomicBool> {
         &self.low

@@ -79,7 +79,7 @@ impl Agent {
         match request {
             GateRequest::Show => Ok(json!({
                 "gate": self.shared.gate_kind.label(),
-                "config": self.shared.config,
+                "config": self.shared.config(),
                 "policy": gate_change::to_json(self.shared.gate().policy()),
                 "configured": gate_change::to_json(&self.gate.configured),
             })),

@@ -14,8 +14,6 @@ use crate::journal::writer::{ExistingSegment, JournalStart};
 pub struct LeftBehind {
     pub shard: u16,
     pub start: JournalStart,
-    /// How far each sink has it.
-    sinks: Vec<Arc<SinkMark>>,
     barrier: Option<Arc<StartBarrier>>,
     /// Nothing is left of it but what `retire` leaves.
     is_retired: bool,
@@ -26,7 +24,7 @@ impl LeftBehind {
         shard: u16,
         start: JournalStart,
         barrier: Option<Arc<StartBarrier>>,
-        sinks: &mut Sinks<'_>,
+        sinks: &mut Sinks,
     ) -> Result<Self, Failure> {
         let is_page = |segment: &ExistingSegment| segment.bytes == SEGMENT_HEADER_LEN as u64;
         let is_retired = start.existing.iter().all(is_page);
@@ -38,15 +36,12 @@ impl LeftBehind {
             );
         }
         let marks = Arc::new(JournalMarks::new(start.position, start.records));
-        let senders = sinks.start(shard, &marks)?;
-        let sinks = senders.iter().map(|feed| Arc::clone(&feed.mark)).collect();
         // Without its senders a feed is closed: the sinks read what is there and end.
-        drop(senders);
+        drop(sinks.start(shard, &marks, None)?);
         marks.close();
         Ok(Self {
             shard,
             start,
-            sinks,
             barrier,
             is_retired,
         })
@@ -54,12 +49,17 @@ impl LeftBehind {
 
     /// Whether nobody needs it: every sink has all of it, and what it remembered of the producers
     /// is durable in the journals of those who own them now. Without a sink it is the only copy.
-    pub fn is_done(&self) -> bool {
+    ///
+    /// `sinks` says how far each is with this journal; `None` where one has yet to begin.
+    pub fn is_done(&self, sinks: Option<&[Arc<SinkMark>]>) -> bool {
         let is_durable = self
             .barrier
             .as_ref()
             .is_none_or(|barrier| barrier.is_passed());
         let has_all = |mark: &Arc<SinkMark>| mark.committed() >= self.start.position;
-        is_durable && !self.is_retired && !self.sinks.is_empty() && self.sinks.iter().all(has_all)
+        let Some(sinks) = sinks else {
+            return false;
+        };
+        is_durable && !self.is_retired && !sinks.is_empty() && sinks.iter().all(has_all)
     }
 }

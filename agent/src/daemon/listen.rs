@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::systemd::SocketStore;
 use crate::exit::{Exit, Failure};
-use crate::gate::{Gate, GateError, GateKind};
+use crate::gate::{Gate, GateError, GateKind, SocketKey};
 use crate::limits;
 use crate::shard::op::ListenerId;
 
@@ -23,9 +23,10 @@ pub struct Bound {
 }
 
 /// Binds a listener on every shard, or takes over the sockets that an earlier life has left. With
-/// more than one shard the sockets share the address (SO_REUSEPORT, Linux 3.9), and the gate steers
-/// UDP bundles to them; where it cannot, and until the last socket is bound, the kernel spreads
-/// senders by a hash of addresses and ports.
+/// more than one shard the sockets share the address (SO_REUSEPORT, Linux 3.9); the kernel spreads
+/// senders over them by a hash of addresses and ports until `steer` does it.
+///
+/// All of them or none: where one cannot be had the others are closed again.
 pub fn bind(
     id: ListenerId,
     settings: &ListenerSettings,
@@ -33,10 +34,53 @@ pub fn bind(
     gate: &mut Gate,
     store: &mut SocketStore,
 ) -> Result<Bound, Failure> {
-    let payload_len_max = match settings.protocol {
+    let mut sockets = Vec::new();
+    match bind_all(id, settings, shards, gate, store, &mut sockets) {
+        Ok(address) => {
+            for (shard, socket) in (0..).zip(&sockets) {
+                store.keep(settings, shard, socket);
+            }
+            Ok(Bound {
+                address,
+                sockets,
+                payload_len_max: payload_len_max(settings),
+            })
+        }
+        Err(failure) => {
+            close(settings, sockets, gate);
+            Err(failure)
+        }
+    }
+}
+
+/// Closes sockets; the gate forgets them.
+pub fn close(settings: &ListenerSettings, sockets: Vec<Socket>, gate: &mut Gate) {
+    for socket in sockets {
+        let key = SocketKey::of(socket.as_fd());
+        drop(socket);
+        match key {
+            Ok(key) => gate.forget(key),
+            Err(error) => tracing::warn!(listener = %settings.name, "SO_COOKIE: {error}"),
+        }
+    }
+}
+
+fn payload_len_max(settings: &ListenerSettings) -> u32 {
+    match settings.protocol {
         Protocol::Udp => UDP_PAYLOAD_LEN_MAX,
         Protocol::Tcp => limits::TCP_PAYLOAD_LEN_MAX as u32,
-    };
+    }
+}
+
+fn bind_all(
+    id: ListenerId,
+    settings: &ListenerSettings,
+    shards: u16,
+    gate: &mut Gate,
+    store: &mut SocketStore,
+    sockets: &mut Vec<Socket>,
+) -> Result<SocketAddr, Failure> {
+    let payload_len_max = payload_len_max(settings);
     let held: Vec<Option<Socket>> = (0..shards)
         .map(|shard| store.take(settings, shard))
         .collect();
@@ -46,7 +90,6 @@ pub fn bind(
         address = local_address(settings, first)?;
     }
     let joins_held = joins_held.is_some();
-    let mut sockets = Vec::new();
     for (shard, held) in (0..).zip(held) {
         let is_held = held.is_some();
         let socket = match held {
@@ -54,6 +97,8 @@ pub fn bind(
             None => open(settings, shard > 0 || joins_held),
         }
         .map_err(|error| failure(settings, &error))?;
+        sockets.push(socket);
+        let socket = sockets.last().expect("just pushed");
         gate.guard(id, payload_len_max, socket.as_fd())
             .map_err(|error| guard(settings, &error))?;
         if !is_held {
@@ -73,18 +118,9 @@ pub fn bind(
                 .map_err(|error| failure(settings, &error))?;
         }
         // Port 0 is a free port, the same one for every shard.
-        address = local_address(settings, &socket)?;
-        store.keep(settings, shard, &socket);
-        sockets.push(socket);
+        address = local_address(settings, socket)?;
     }
-    if settings.protocol == Protocol::Udp && shards > 1 {
-        steer(id, settings, &sockets, gate);
-    }
-    Ok(Bound {
-        address,
-        sockets,
-        payload_len_max,
-    })
+    Ok(address)
 }
 
 fn local_address(settings: &ListenerSettings, socket: &Socket) -> Result<SocketAddr, Failure> {
@@ -95,9 +131,13 @@ fn local_address(settings: &ListenerSettings, socket: &Socket) -> Result<SocketA
     Ok(address.expect("an internet socket has an internet address"))
 }
 
-/// Without steering nothing is lost but the spreading: the agent goes on.
-fn steer(id: ListenerId, settings: &ListenerSettings, sockets: &[Socket], gate: &mut Gate) {
-    let sockets: Vec<_> = sockets.iter().map(Socket::as_fd).collect();
+/// Has the gate steer what comes to a listener, from here on to these sockets. Without steering
+/// nothing is lost but the spreading: the agent goes on.
+pub fn steer(id: ListenerId, settings: &ListenerSettings, bound: &Bound, gate: &mut Gate) {
+    if settings.protocol == Protocol::Tcp || bound.sockets.len() < 2 {
+        return;
+    }
+    let sockets: Vec<_> = bound.sockets.iter().map(Socket::as_fd).collect();
     let why = match gate.steer(id, &sockets) {
         Ok(true) => return,
         Ok(false) => "there is no steering in the kernel".to_owned(),
@@ -165,7 +205,11 @@ fn enable_gro(socket: &Socket) -> io::Result<()> {
 }
 
 /// Asks past net.core.rmem_max first, which takes CAP_NET_ADMIN; then for what the host allows.
-fn set_receive_buffer(socket: &Socket, settings: &ListenerSettings, bytes: u64) -> io::Result<()> {
+pub fn set_receive_buffer(
+    socket: &Socket,
+    settings: &ListenerSettings,
+    bytes: u64,
+) -> io::Result<()> {
     let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
     if set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
         socket.set_recv_buffer_size(wanted as usize)?;

@@ -3,6 +3,7 @@
 //! ```text
 //! start   data folder locked ─▶ journals recovered ─▶ gate loaded ─▶ sockets guarded, then bound
 //!         ─▶ sinks ─▶ shards ─▶ admin ─▶ ready
+//! reload  files read ─▶ plan ─▶ new sockets bound ─▶ shards and sinks told ─▶ what goes is run dry
 //! stop    gate closing ─▶ shards drain, sync, acknowledge ─▶ sinks deliver and seal ─▶ exit 0
 //! ```
 //!
@@ -17,8 +18,10 @@ pub mod gate_change;
 pub mod gate_requests;
 mod left_behind;
 mod listen;
+mod listeners;
 mod pulse;
 pub mod recall;
+pub mod reload;
 pub mod request;
 mod shards;
 mod signal;

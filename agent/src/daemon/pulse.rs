@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::shard::counters::ShardCounters;
-use crate::shard::worker::Observe;
+use crate::shard::op::ListenerId;
+use crate::shard::worker::{ListenerPlan, Observe};
 
 /// A shard's turns so far, as other threads see them.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,10 @@ impl<O: Observe> Observe for Beating<O> {
         let turns = self.pulse.0.load(Ordering::Relaxed);
         self.pulse.0.store(turns + 1, Ordering::Relaxed);
         self.observer.publish(counters);
+    }
+
+    fn listen(&mut self, listener: ListenerId, plan: &ListenerPlan) {
+        self.observer.listen(listener, plan);
     }
 
     fn sync(&mut self, ns: u64) {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::daemon::agent::Agent;
 use crate::daemon::gate_requests::GateRequest;
+use crate::daemon::reload::Asked;
 use crate::log::{self, LogFilter, NoLevel};
 
 /// The closed list of requests.
@@ -15,6 +16,8 @@ use crate::log::{self, LogFilter, NoLevel};
 pub enum Request {
     /// Read the configuration again and apply what has changed.
     Reload,
+    /// Only say what that would be.
+    PlanReload,
     /// What `penstock gate` asks.
     Gate(GateRequest),
     /// Log by this filter until the next reload, or say by which it logs.
@@ -35,13 +38,18 @@ pub struct Ask {
 }
 
 impl Agent {
-    pub fn answer(&mut self, request: Request) -> Answer {
+    /// Answers a request, at once or, for a reload, when it is over.
+    pub fn ask(&mut self, ask: Ask) {
+        let Ask { request, reply } = ask;
+        let dry_run = matches!(request, Request::PlanReload);
         match request {
-            Request::Reload => Err(Refused(
-                "this version reloads nothing; restart to change settings".to_owned(),
-            )),
-            Request::Gate(request) => self.answer_gate(request),
-            Request::Log { level } => answer_log(level.as_deref()),
+            Request::Reload | Request::PlanReload => self.ask_reload(Asked {
+                reply: Some(reply),
+                dry_run,
+            }),
+            // A client that has gone wants no answer.
+            Request::Gate(request) => drop(reply.send(self.answer_gate(request))),
+            Request::Log { level } => drop(reply.send(answer_log(level.as_deref()))),
         }
     }
 }

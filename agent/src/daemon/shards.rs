@@ -2,7 +2,7 @@
 //! stop.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,13 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::config::settings::{IoMode, ListenerSettings};
-use crate::daemon::listen::Bound;
+use crate::config::settings::IoMode;
 use crate::daemon::pulse::Pulse;
 use crate::exit::{Exit, Failure};
 use crate::fence::choice::{self, Io};
 use crate::fence::epoll::Poll;
 use crate::fence::uring::Ring;
 use crate::fence::{FenceError, FencePlan, Waker, waker};
-use crate::gate::StandIn;
 use crate::gate::source_connections::SourceConnections;
 use crate::journal::writer::JournalPlan;
 use crate::limits;
@@ -28,7 +26,8 @@ use crate::schema::table::Schemas;
 use crate::shard::buffer::BlockPool;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
-use crate::shard::op::{Kernel, Socket};
+use crate::shard::op::{Kernel, ListenerId};
+use crate::shard::orders::Orders;
 use crate::shard::regulation::Regulation;
 use crate::shard::worker::{ListenerPlan, Observe, Plan, Worker};
 
@@ -49,6 +48,10 @@ fn allowed_cores() -> Vec<usize> {
 impl Observe for ShardPublisher {
     fn publish(&mut self, counters: &ShardCounters) {
         ShardPublisher::publish(self, counters);
+    }
+
+    fn listen(&mut self, listener: ListenerId, plan: &ListenerPlan) {
+        ShardPublisher::listen(self, usize::from(listener.0), &plan.name, plan.protocol);
     }
 
     fn sync(&mut self, ns: u64) {
@@ -80,31 +83,13 @@ pub struct ShardPlan {
     pub source_connections: Arc<SourceConnections>,
     pub schemas: Schemas,
     pub listeners: Vec<ListenerPlan>,
+    /// The control thread has them too.
+    pub orders: Arc<Orders>,
     pub regulation: Regulation,
     pub observer: ShardPublisher,
     /// Its sockets outlive the process.
     pub sockets_kept: bool,
     pub stop_timeout: Duration,
-}
-
-/// The listeners as shard `shard` sees them.
-pub fn listener_plans(
-    shard: u16,
-    settings: &[ListenerSettings],
-    bound: &[Bound],
-    stand_in: Option<&StandIn>,
-) -> Vec<ListenerPlan> {
-    settings
-        .iter()
-        .zip(bound)
-        .map(|(settings, bound)| ListenerPlan {
-            name: settings.name.clone(),
-            protocol: settings.protocol,
-            socket: Socket(bound.sockets[usize::from(shard)].as_raw_fd()),
-            payload_len_max: bound.payload_len_max,
-            stand_in: stand_in.cloned(),
-        })
-        .collect()
 }
 
 impl Shard {
@@ -115,6 +100,8 @@ impl Shard {
             let waker = waker.clone();
             handover.own().set_wake(Box::new(move || waker.wake()));
         }
+        let orders_waker = waker.clone();
+        plan.orders.set_wake(Box::new(move || orders_waker.wake()));
         let stop = Arc::new(AtomicBool::new(false));
         let (report, reported) = mpsc::sync_channel(1);
         let (shard, io) = (plan.shard, plan.io);
@@ -227,6 +214,7 @@ impl Start {
             tcp_buffers: limits::TCP_BUFFERS,
             udp_buffers: limits::UDP_BUFFERS,
             stop: self.stop,
+            orders: plan.orders,
             observer: self.pulse.taken_from(plan.observer),
         };
         Worker::new(fence, blocks, worker_plan)

@@ -12,6 +12,8 @@ use crate::config::Loaded;
 use crate::config::settings::{ListenerSettings, Protocol};
 use crate::daemon::disk::DiskSpace;
 use crate::daemon::listen::Bound;
+use crate::daemon::listeners::Listeners;
+use crate::daemon::systemd::SocketStore;
 use crate::fence::choice::Io;
 use crate::fence::receive_queue;
 use crate::gate::who::{self, TopBy};
@@ -24,6 +26,7 @@ use crate::metric::{
 use crate::schema::registry::{SchemaView, State};
 use crate::shard::counters::Refusal;
 use crate::shard::op::ListenerId;
+use crate::shard::orders::Orders;
 use crate::shard::regulation::Board;
 use crate::sink::{ErrorReason, SinkLag, SinkStats, SkipReason};
 
@@ -32,21 +35,15 @@ const STATUS_TOP_SOURCES: usize = 10;
 
 /// One sink, over all shards.
 pub struct SinkView {
-    name: String,
+    pub name: String,
+    /// A reload may have taken it away: then its counters stay, and it lags no more.
+    pub is_wanted: bool,
     pub stats: Arc<SinkStats>,
     /// Per shard: how far the journal is, how far the sink is, and since when it lags.
     pub shards: Vec<(Arc<JournalMarks>, Arc<SinkMark>, Arc<SinkLag>)>,
 }
 
 impl SinkView {
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            stats: Arc::default(),
-            shards: Vec::new(),
-        }
-    }
-
     fn committed_records(&self) -> u64 {
         self.shards
             .iter()
@@ -84,17 +81,17 @@ pub struct Views {
     pub board: Arc<Board>,
 }
 
-/// Read by the admin side on the control thread; the mutexes are never contended.
+/// Read by the admin side on the control thread; the mutexes are never contended, and taken in the
+/// order in which they stand here.
 pub struct Shared {
     pub started: Instant,
     pub io: Io,
     pub gate_kind: GateKind,
     pub marks: Vec<Arc<JournalMarks>>,
-    pub config: String,
-    listeners: Vec<ListenerSettings>,
+    config: Mutex<String>,
+    listeners: Mutex<Listeners>,
     gate: Mutex<Gate>,
-    bound: Mutex<Vec<Bound>>,
-    sinks: Vec<SinkView>,
+    sinks: Mutex<Vec<SinkView>>,
     disk: Arc<DiskSpace>,
     board: Arc<Board>,
     schemas: Arc<SchemaView>,
@@ -120,35 +117,24 @@ impl Shared {
             io,
             board,
         } = views;
-        let error_reasons: Vec<&'static str> = ErrorReason::ALL
-            .iter()
-            .map(|reason| reason.label())
-            .collect();
-        let skip_reasons = SkipReason::ALL.map(SkipReason::label);
-        let labels: Vec<SinkLabels<'_>> = sinks
-            .iter()
-            .map(|sink| SinkLabels {
-                name: &sink.name,
-                error_reasons: &error_reasons,
-                skip_reasons: &skip_reasons,
-            })
-            .collect();
         let listeners = &loaded.settings.listeners;
         let kind = gate.kind();
-        let publisher =
-            ControlPublisher::new(registry, listeners, &labels, io.label(), kind.label())
+        let mut publisher =
+            ControlPublisher::new(registry, listeners, &[], io.label(), kind.label())
                 .with_shards(registry, board.pressures().count());
+        for sink in &sinks {
+            add_sink(&mut publisher, registry, &sink.name);
+        }
         publisher.journal_limit(loaded.settings.journal.max_size);
         Self {
             started,
             io,
             gate_kind: kind,
             marks,
-            config: loaded.source(),
-            listeners: listeners.clone(),
+            config: Mutex::new(loaded.source()),
+            listeners: Mutex::new(Listeners::at_start(listeners, bound)),
             gate: Mutex::new(gate),
-            bound: Mutex::new(bound),
-            sinks,
+            sinks: Mutex::new(sinks),
             disk,
             board,
             schemas,
@@ -160,10 +146,10 @@ impl Shared {
 
     /// What runs, and how far behind the sinks are, in one line.
     pub fn summary(&self) -> String {
-        let behind: u64 = self.sinks.iter().map(SinkView::lag_records).sum();
+        let behind: u64 = lock(&self.sinks).iter().map(SinkView::lag_records).sum();
         format!(
             "{} listeners on {} shards by {}, gate in {}; sinks {behind} records behind",
-            self.listeners.len(),
+            self.listeners().bound().count(),
             self.marks.len(),
             self.io.label(),
             match self.gate_kind {
@@ -177,17 +163,63 @@ impl Shared {
         lock(&self.gate)
     }
 
+    /// Where the settings in force came from.
+    pub fn config(&self) -> String {
+        lock(&self.config).clone()
+    }
+
+    pub fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        lock(&self.listeners)
+    }
+
     /// The name of a listener, of whom the gate knows the number.
     pub fn listener_name(&self, listener: u32) -> String {
-        let listener = self.listeners.get(listener as usize);
-        listener.map_or_else(|| "unknown".to_owned(), |listener| listener.name.clone())
+        let listeners = self.listeners();
+        let known = listeners.ids().nth(listener as usize);
+        known.map_or_else(
+            || "unknown".to_owned(),
+            |(_, known)| known.settings.name.clone(),
+        )
+    }
+
+    /// A listener is served that was not, or not so.
+    pub fn show_listener(&self, id: ListenerId, settings: &ListenerSettings) {
+        lock(&self.publisher).listener(&self.registry, usize::from(id.0), settings);
+    }
+
+    /// The sinks of now; those of before keep their places.
+    pub fn show_sinks(&self, views: Vec<SinkView>) {
+        let mut sinks = lock(&self.sinks);
+        let mut publisher = lock(&self.publisher);
+        for new in views.iter().skip(sinks.len()) {
+            add_sink(&mut publisher, &self.registry, &new.name);
+        }
+        *sinks = views;
+    }
+
+    /// What a reload has come to.
+    pub fn show_reload(&self, source: Option<&str>) {
+        lock(&self.publisher).config_reloaded(source.is_some());
+        if let Some(source) = source {
+            source.clone_into(&mut lock(&self.config));
+        }
+    }
+
+    /// Goes on with listeners that come and go.
+    pub fn tend_listeners(&self, store: &mut SocketStore, shards: &[Arc<Orders>]) {
+        let mut listeners = self.listeners();
+        let mut gate = self.gate();
+        listeners.tend(&mut gate, store, shards, |listeners, gate| {
+            self.refresh_listeners(listeners, gate);
+        });
     }
 
     /// From here on every datagram, and every connection that is asked for, is counted as `closing`
     /// and dropped in the kernel.
     pub fn close_gate(&self) {
+        let listeners = self.listeners();
         let mut gate = self.gate();
-        for (id, _) in self.ids() {
+        for (id, _, _) in listeners.bound() {
             gate.close(id);
         }
     }
@@ -195,26 +227,16 @@ impl Shared {
     /// The shards are done with their sockets.
     pub fn close_sockets(&self) {
         self.refresh();
-        lock(&self.bound)
-            .iter_mut()
-            .for_each(|bound| bound.sockets.clear());
+        self.listeners().close_all();
     }
 
-    fn ids(&self) -> impl Iterator<Item = (ListenerId, &ListenerSettings)> {
-        (0..).map(ListenerId).zip(&self.listeners)
-    }
-}
-
-impl StatusSource for Shared {
-    fn refresh(&self) {
-        lock(&self.log).publish(&log::suppressed());
+    /// Those that a reload took away too: their last datagrams count.
+    fn refresh_listeners(&self, listeners: &Listeners, gate: &Gate) {
         let mut publisher = lock(&self.publisher);
-        let gate = self.gate();
-        let bound = lock(&self.bound);
-        for (id, listener) in self.ids() {
+        for (id, known) in listeners.ids() {
             let index = usize::from(id.0);
-            publisher.gate_attached(index, gate.attached(id));
-            if listener.protocol != Protocol::Udp {
+            publisher.gate_attached(index, known.bound.is_some() && gate.attached(id));
+            if known.settings.protocol != Protocol::Udp {
                 publisher.gate_connections(index, &gate.connections(id));
                 continue;
             }
@@ -222,15 +244,35 @@ impl StatusSource for Shared {
             publisher.gate_datagrams(index, &counts.verdicts);
             publisher.kernel_drops(index, &counts.drops);
             let sizes = gate.sizes(id);
-            self.registry.datagram_sizes(&listener.name, &sizes);
-            let memory = bound[index]
-                .sockets
-                .iter()
-                .map(|socket| receive_queue(socket.as_raw_fd()));
+            self.registry.datagram_sizes(&known.settings.name, &sizes);
+            let sockets = known.bound.iter().flat_map(|bound| &bound.sockets);
+            let memory = sockets.map(|socket| receive_queue(socket.as_raw_fd()));
             let (used, limit) =
                 memory.fold((0, 0), |sum, one| (sum.0 + one.used, sum.1 + one.limit));
             publisher.receive_buffer(index, used, limit);
         }
+    }
+}
+
+fn add_sink(publisher: &mut ControlPublisher, registry: &Registry, name: &str) {
+    let error_reasons: Vec<&'static str> = ErrorReason::ALL
+        .iter()
+        .map(|reason| reason.label())
+        .collect();
+    let labels = SinkLabels {
+        name,
+        error_reasons: &error_reasons,
+        skip_reasons: &SkipReason::ALL.map(SkipReason::label),
+    };
+    publisher.add_sink(registry, &labels);
+}
+
+impl StatusSource for Shared {
+    fn refresh(&self) {
+        lock(&self.log).publish(&log::suppressed());
+        self.refresh_listeners(&self.listeners(), &self.gate());
+        let sinks = lock(&self.sinks);
+        let mut publisher = lock(&self.publisher);
         let mut refusing = [0; Refusal::COUNT];
         for cause in self.marks.iter().filter_map(|marks| marks.refusal()) {
             refusing[cause as usize] += 1;
@@ -245,7 +287,7 @@ impl StatusSource for Shared {
         for state in State::ALL {
             publisher.schemas(state, self.schemas.count(state));
         }
-        for (index, sink) in self.sinks.iter().enumerate() {
+        for (index, sink) in sinks.iter().enumerate() {
             let errors: Vec<u64> = ErrorReason::ALL
                 .iter()
                 .map(|&reason| sink.stats.errors(reason))
@@ -264,27 +306,23 @@ impl StatusSource for Shared {
     }
 
     fn status(&self) -> Status {
+        let known = self.listeners();
         let gate = self.gate();
-        let bound = lock(&self.bound);
-        let listeners =
-            self.ids()
-                .zip(bound.iter())
-                .map(|((id, listener), bound)| ListenerStatus {
-                    name: listener.name.clone(),
-                    protocol: match listener.protocol {
-                        Protocol::Udp => "udp",
-                        Protocol::Tcp => "tcp",
-                    },
-                    address: bound.address,
-                    gate_attached: gate.attached(id),
-                    counts: self.registry.listener_counts(&listener.name),
-                });
+        let listeners = known.bound().map(|(id, listener, bound)| ListenerStatus {
+            name: listener.name.clone(),
+            protocol: listener.protocol.scheme(),
+            address: bound.address,
+            gate_attached: gate.attached(id),
+            counts: self.registry.listener_counts(&listener.name),
+        });
         let journal = (0..).zip(&self.marks).map(|(shard, marks)| JournalStatus {
             shard,
             durable_bytes: marks.durable(),
             durable_records: marks.durable_records(),
         });
-        let sinks = self.sinks.iter().map(|sink| SinkStatus {
+        let wanted = lock(&self.sinks);
+        let wanted = wanted.iter().filter(|sink| sink.is_wanted);
+        let sinks = wanted.map(|sink| SinkStatus {
             name: sink.name.clone(),
             committed_records: sink.committed_records(),
             lag_records: sink.lag_records(),
@@ -301,7 +339,7 @@ impl StatusSource for Shared {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            config: self.config.clone(),
+            config: lock(&self.config).clone(),
             io: self.io.label().to_owned(),
             gate: self.gate_kind.label().to_owned(),
             listeners: listeners.collect(),

@@ -174,27 +174,34 @@ impl KernelGate {
     }
 
     pub fn close(&mut self, listener: ListenerId) {
+        self.close_where(|_, slot| slot.listener == u32::from(listener.0));
+    }
+
+    pub fn close_socket(&mut self, closed: u64) {
+        self.close_where(|cookie, _| cookie == closed);
+    }
+
+    fn close_where(&mut self, is_meant: impl Fn(u64, &SocketSlot) -> bool) {
         for (cookie, slot) in &mut self.guarded {
-            if slot.listener != u32::from(listener.0) {
+            if !is_meant(*cookie, slot) {
                 continue;
             }
             slot.flags |= SOCKET_CLOSING;
             if let Err(error) = self.sockets.insert(*cookie, Slot(*slot), 0) {
-                tracing::warn!("listener {} stays open at the gate: {error}", listener.0);
+                tracing::warn!("listener {} stays open at the gate: {error}", slot.listener);
             }
         }
     }
 
-    /// Gives up the slots of a listener; its sockets are closed, or pass everything uncounted.
-    pub fn forget(&mut self, listener: ListenerId) {
-        let listener_index = u32::from(listener.0);
-        for (cookie, _) in self
-            .guarded
-            .extract_if(.., |(_, slot)| slot.listener == listener_index)
-        {
-            if let Err(error) = self.sockets.remove(&cookie) {
-                tracing::warn!("a slot of listener {} stays taken: {error}", listener.0);
-            }
+    /// Its last drops are read first, where /proc tells them.
+    pub fn forget(&mut self, closed: u64, inode: u64) {
+        if let Some(proc_drops) = &mut self.proc_drops {
+            proc_drops.forget(inode);
+        }
+        self.guarded.retain(|(cookie, _)| *cookie != closed);
+        if let Err(error) = self.sockets.remove(&closed) {
+            // A cookie is never given out twice: what stays takes a place and does no harm.
+            tracing::warn!("bpf map delete of a closed socket's slot: {error}");
         }
     }
 
@@ -398,7 +405,7 @@ fn program_statistic(program: &ProgramFd, name: &str) -> Option<u64> {
 }
 
 /// The kernel's number for a socket, never given out twice.
-fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(super) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie: u64 = 0;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, which is the size of `cookie`.

@@ -84,6 +84,22 @@ pub struct GateCounts {
     pub contended_bundles: u64,
 }
 
+/// What the gate knows a guarded socket by, before and after it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey {
+    cookie: u64,
+    inode: u64,
+}
+
+impl SocketKey {
+    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self {
+            cookie: kernel::cookie(socket)?,
+            inode: proc_drops::inode(socket)?,
+        })
+    }
+}
+
 /// The gate of this process; lives on the control thread, and must outlive the sockets it guards.
 pub struct Gate {
     place: Place,
@@ -226,14 +242,6 @@ impl Gate {
         }
     }
 
-    /// Gives back the slots of a listener that was removed, once its sockets are closed. Its counts
-    /// stay.
-    pub fn forget(&mut self, listener: ListenerId) {
-        if let Place::Kernel(gate) = &mut self.place {
-            gate.forget(listener);
-        }
-    }
-
     /// Has the gate say which of a listener's UDP sockets takes a bundle; all are bound to one
     /// address, and the index is the shard. False where it cannot, and the kernel spreads senders by
     /// its own hash of addresses and ports: each sender's order is kept by that too, unless it
@@ -271,6 +279,21 @@ impl Gate {
     pub fn close(&mut self, listener: ListenerId) {
         if let Place::Kernel(gate) = &mut self.place {
             gate.close(listener);
+        }
+    }
+
+    /// The same for one socket: a reload takes it away, and its listener may have others.
+    pub fn close_socket(&mut self, key: SocketKey) {
+        if let Place::Kernel(gate) = &mut self.place {
+            gate.close_socket(key.cookie);
+        }
+    }
+
+    /// The socket is closed: its slot is free, its counts stay its listener's.
+    pub fn forget(&mut self, key: SocketKey) {
+        match &mut self.place {
+            Place::Kernel(gate) => gate.forget(key.cookie, key.inode),
+            Place::UserSpace(_, drops) => drops.forget(key.inode),
         }
     }
 

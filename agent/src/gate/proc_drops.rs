@@ -4,6 +4,7 @@
 //! bound, which the log says once. It also counts what the socket filter dropped.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,8 @@ const TABLES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/u
 #[derive(Default)]
 pub struct ProcDrops {
     sockets: Vec<Watched>,
+    /// Of sockets that were forgotten, by listener.
+    gone: BTreeMap<u16, u64>,
 }
 
 struct Watched {
@@ -28,11 +31,9 @@ struct Watched {
 
 impl ProcDrops {
     pub fn watch(&mut self, listener: ListenerId, socket: BorrowedFd<'_>) -> io::Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let file = fs::File::from(socket.try_clone_to_owned()?);
         self.sockets.push(Watched {
             listener,
-            inode: file.metadata()?.ino(),
+            inode: inode(socket)?,
             drops: Cell::new(0),
         });
         Ok(())
@@ -47,7 +48,17 @@ impl ProcDrops {
             }
         }
         let ours = self.sockets.iter().filter(|s| s.listener == listener);
-        ours.map(|socket| socket.drops.get()).sum()
+        let gone = self.gone.get(&listener.0).copied().unwrap_or_default();
+        gone + ours.map(|socket| socket.drops.get()).sum::<u64>()
+    }
+
+    /// The socket is closed, and its inode's number may be another's soon.
+    pub fn forget(&mut self, inode: u64) {
+        let Some(at) = self.sockets.iter().position(|s| s.inode == inode) else {
+            return;
+        };
+        let socket = self.sockets.swap_remove(at);
+        *self.gone.entry(socket.listener.0).or_default() += socket.drops.get();
     }
 
     fn update(&self, table: &str) {
@@ -57,6 +68,13 @@ impl ProcDrops {
             }
         }
     }
+}
+
+/// The number by which the tables name a socket.
+pub(super) fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let file = fs::File::from(socket.try_clone_to_owned()?);
+    Ok(file.metadata()?.ino())
 }
 
 /// `sl local rem st tx:rx tr:when retrnsmt uid timeout inode ref pointer drops`; the heading has
@@ -91,5 +109,14 @@ mod tests {
         drops.update("");
         assert_eq!(drops.sockets[0].drops.get(), 1958);
         assert_eq!(drops.sockets[1].drops.get(), 0);
+        // Its inode's number is another socket's, of another listener.
+        drops.forget(48213);
+        drops.sockets.push(Watched {
+            listener: ListenerId(2),
+            inode: 48213,
+            drops: Cell::new(0),
+        });
+        assert_eq!(drops.of(ListenerId(0)), 1958);
+        assert_eq!(drops.sockets.len(), 2);
     }
 }

@@ -135,7 +135,7 @@ impl SegmentHeader {
         }
         let count = u16::from_le_bytes([page[64], page[65]]);
         let mut listeners =
-            Vec::with_capacity(usize::from(count).min(crate::limits::LISTENERS_MAX));
+            Vec::with_capacity(usize::from(count).min(crate::limits::LISTENER_NAMES_MAX));
         let mut at = 66;
         for _ in 0..count {
             let len = usize::from(*page.get(at).ok_or(FormatFault::Length)?);

@@ -1,6 +1,8 @@
 //! What the control thread publishes: what is read rather than counted (the gate's maps, the
 //! sinks' marks, the sockets' buffers), and what does not change.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use agent_common::connection::ConnectionVerdict;
 use agent_common::keep::{KEEP_ALL, Keep, PRIORITIES};
 use agent_common::verdict::{KernelDrop, Verdict};
@@ -28,6 +30,7 @@ pub struct ControlPublisher {
     journal_disk_free_bytes: Gauge,
     journal_min_free_bytes: Gauge,
     config_last_reload_successful: Gauge,
+    config_last_reload_success_timestamp: Gauge,
 }
 
 /// Whether the journal takes frames, and what room there is.
@@ -103,6 +106,9 @@ impl ControlPublisher {
         let config_last_reload_successful =
             registry.gauge(&family::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
         config_last_reload_successful.set(1);
+        let config_last_reload_success_timestamp =
+            registry.gauge(&family::CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP, &[]);
+        config_last_reload_success_timestamp.set(unix_seconds_now());
         Self {
             listeners: listeners
                 .iter()
@@ -125,6 +131,7 @@ impl ControlPublisher {
             journal_disk_free_bytes: registry.gauge(&family::JOURNAL_DISK_FREE_BYTES, &[]),
             journal_min_free_bytes: registry.gauge(&family::JOURNAL_MIN_FREE_BYTES, &[]),
             config_last_reload_successful,
+            config_last_reload_success_timestamp,
         }
     }
 
@@ -221,7 +228,41 @@ impl ControlPublisher {
     pub fn config_reloaded(&self, is_successful: bool) {
         self.config_last_reload_successful
             .set(f64::from(u8::from(is_successful)));
+        if is_successful {
+            let timestamp = &self.config_last_reload_success_timestamp;
+            timestamp.set(unix_seconds_now());
+        }
     }
+
+    /// A listener that was not there at the start, or one that is back: its series exist from here
+    /// on, and its counters go on from where they stood.
+    pub fn listener(&mut self, registry: &Registry, index: usize, listener: &ListenerSettings) {
+        let handles = ListenerHandles::new(registry, listener);
+        match self.listeners.get_mut(index) {
+            Some(known) => {
+                *known = ListenerHandles {
+                    gate_datagrams_last: known.gate_datagrams_last,
+                    gate_connections_last: known.gate_connections_last,
+                    kernel_drops_last: known.kernel_drops_last,
+                    ..handles
+                };
+            }
+            None => {
+                assert_eq!(index, self.listeners.len(), "ids are given out in order");
+                self.listeners.push(handles);
+            }
+        }
+    }
+
+    /// The next sink.
+    pub fn add_sink(&mut self, registry: &Registry, sink: &SinkLabels<'_>) {
+        self.sinks.push(SinkHandles::new(registry, sink));
+    }
+}
+
+fn unix_seconds_now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }
 
 impl ListenerHandles {

@@ -311,6 +311,12 @@ pub static CONFIG_LAST_RELOAD_SUCCESSFUL: Family = gauge(
     &[],
     "1 where the configuration read last is in force, 0 where it was refused.",
 );
+pub static CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP: Family = gauge(
+    "penstock_config_last_reload_success_timestamp_seconds",
+    Unit::Seconds,
+    &[],
+    "When a configuration was last put in force, in seconds since 1970; the start counts.",
+);
 pub static BUILD_INFO: Family = gauge(
     "penstock_build_info",
     Unit::Count,
@@ -319,7 +325,7 @@ pub static BUILD_INFO: Family = gauge(
 );
 
 /// The families whose series stand in the exporter's registry.
-pub static RECORDED: [&Family; 39] = [
+pub static RECORDED: [&Family; 40] = [
     &GATE_DATAGRAMS,
     &GATE_CONNECTIONS,
     &GATE_ATTACHED,
@@ -358,5 +364,6 @@ pub static RECORDED: [&Family; 39] = [
     &SCHEMAS,
     &LOG_SUPPRESSED,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
+    &CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP,
     &BUILD_INFO,
 ];

@@ -23,6 +23,8 @@ use crate::shard::tenant::{Limit, TenantPlan};
 /// One shard's handles and what it published last. After `new` nothing is allocated, and no series
 /// is looked up by name.
 pub struct ShardPublisher {
+    /// For listeners that come while the shard runs.
+    registry: Arc<Registry>,
     listeners: Vec<ListenerHandles>,
     receive_pool_exhausted: Counter,
     busy_ns: Arc<AtomicU64>,
@@ -151,13 +153,14 @@ struct ListenerHandles {
 impl ShardPublisher {
     /// Every series of this shard exists, at 0, when this returns. `listeners` is the settings'
     /// list: its indices are the counters'.
-    pub fn new(registry: &Registry, listeners: &[ListenerSettings], shard: u16) -> Self {
+    pub fn new(registry: &Arc<Registry>, listeners: &[ListenerSettings], shard: u16) -> Self {
         let label = shard.to_string();
         let listener_count = listeners.len();
         Self {
+            registry: Arc::clone(registry),
             listeners: listeners
                 .iter()
-                .map(|listener| ListenerHandles::new(registry, listener))
+                .map(|each| ListenerHandles::new(registry, &each.name, each.protocol))
                 .collect(),
             receive_pool_exhausted: registry.counter(&family::RECEIVE_POOL_EXHAUSTED, &[&label]),
             busy_ns: registry.busy_counter(shard),
@@ -176,6 +179,26 @@ impl ShardPublisher {
             },
             journal_sync: Observer::new(&registry.journal_sync),
             ingest: Observer::new(&registry.ingest),
+        }
+    }
+
+    /// The next listener is served, or one whose protocol is another now: its series exist from here
+    /// on. Those that it had stay, as counters do.
+    pub fn listen(&mut self, index: usize, name: &str, protocol: Protocol) {
+        let handles = ListenerHandles::new(&self.registry, name, protocol);
+        match self.listeners.get_mut(index) {
+            Some(known) => {
+                let totals_last = known.totals_last;
+                *known = ListenerHandles {
+                    totals_last,
+                    ..handles
+                };
+            }
+            None => {
+                assert_eq!(index, self.listeners.len(), "ids are given out in order");
+                self.listeners.push(handles);
+                self.last.listeners.push(ListenerCounters::default());
+            }
         }
     }
 
@@ -269,10 +292,9 @@ impl ShardPublisher {
 }
 
 impl ListenerHandles {
-    fn new(registry: &Registry, listener: &ListenerSettings) -> Self {
-        let name = listener.name.as_str();
-        let is_udp = listener.protocol == Protocol::Udp;
-        let is_tcp = listener.protocol == Protocol::Tcp;
+    fn new(registry: &Registry, name: &str, protocol: Protocol) -> Self {
+        let is_udp = protocol == Protocol::Udp;
+        let is_tcp = protocol == Protocol::Tcp;
         Self {
             gate_datagrams: Verdict::ALL.map(|verdict| match is_udp {
                 true => registry.counter(&family::GATE_DATAGRAMS, &[name, verdict.label()]),
@@ -398,7 +420,7 @@ mod tests {
 
     #[test]
     fn every_series_exists_at_0_before_anything_came() {
-        let registry = Registry::new();
+        let registry = Arc::new(Registry::new());
         let listeners = [listener("u", Protocol::Udp), listener("t", Protocol::Tcp)];
         let _publisher = ShardPublisher::new(&registry, &listeners, 3);
         let text = registry.render();
@@ -430,7 +452,7 @@ mod tests {
 
     #[test]
     fn shards_add_their_differences_to_shared_series() {
-        let registry = Registry::new();
+        let registry = Arc::new(Registry::new());
         let listeners = [listener("u", Protocol::Udp), listener("t", Protocol::Tcp)];
         let mut first = ShardPublisher::new(&registry, &listeners, 0);
         let mut second = ShardPublisher::new(&registry, &listeners, 1);
@@ -485,9 +507,37 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_that_comes_later_and_changes_its_protocol_keeps_its_counts() {
+        let registry = Arc::new(Registry::new());
+        let mut publisher = ShardPublisher::new(&registry, &[listener("a", Protocol::Tcp)], 0);
+        publisher.listen(1, "b", Protocol::Tcp);
+        let text = registry.render();
+        assert!(has(&text, "penstock_connections{listener=\"b\"} 0"));
+        let mut counters = ShardCounters {
+            listeners: vec![ListenerCounters::default(); 2],
+            ..ShardCounters::default()
+        };
+        counters.listeners[1].received_frames = 3;
+        publisher.publish(&counters);
+        publisher.listen(1, "b", Protocol::Udp);
+        counters.listeners[1].received_frames = 5;
+        counters.listeners[1].received_datagrams = 2;
+        publisher.publish(&counters);
+        let text = registry.render();
+        for line in [
+            "penstock_received_frames_total{listener=\"b\"} 5",
+            "penstock_received_datagrams_total{listener=\"b\"} 2",
+            "penstock_connections{listener=\"b\"} 0",
+        ] {
+            assert!(has(&text, line), "{line} in\n{text}");
+        }
+        assert_eq!(registry.listener_counts("b").received_frames, 5);
+    }
+
+    #[test]
     #[should_panic(expected = "a counter went back from 2 to 1")]
     fn a_counter_that_goes_back_is_our_mistake() {
-        let registry = Registry::new();
+        let registry = Arc::new(Registry::new());
         let mut publisher = ShardPublisher::new(&registry, &[], 0);
         let mut counters = ShardCounters {
             receive_pool_exhausted: 2,

@@ -140,6 +140,23 @@ impl Registry {
         self.folder.is_some()
     }
 
+    /// The configuration says otherwise of schemas: the folder is read at once.
+    pub fn reconfigure(&mut self, folder: Option<PathBuf>, settings: Vec<SchemaSettings>) {
+        self.folder = folder;
+        self.settings = settings;
+        (self.seen, self.in_force) = (None, None);
+        match (self.list(), &self.folder) {
+            (Some(listing), _) => self.take(listing),
+            // It is tried again at each look.
+            (None, Some(_)) => {}
+            (None, None) => {
+                self.accepted.replace(SchemaTable::builtin());
+                let before = std::mem::take(&mut *self.view.files());
+                log_changes(&before, &[]);
+            }
+        }
+    }
+
     /// Looks at the folder. A change is acted on when it has stood for one look: a file that is
     /// being written is not read half.
     pub fn look(&mut self) {

@@ -35,10 +35,12 @@ pub enum CloseReason {
     RateLimited,
     /// Its source has as many connections as it may have.
     TooManyFromSource,
+    /// A reload took its listener away.
+    ListenerRemoved,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::End,
         Self::EndInFrame,
         Self::PeerError,
@@ -51,6 +53,7 @@ impl CloseReason {
         Self::Denied,
         Self::RateLimited,
         Self::TooManyFromSource,
+        Self::ListenerRemoved,
     ];
     pub const COUNT: usize = Self::ALL.len();
 
@@ -68,6 +71,7 @@ impl CloseReason {
             Self::Denied => "denied",
             Self::RateLimited => "rate_limited",
             Self::TooManyFromSource => "too_many_from_source",
+            Self::ListenerRemoved => "listener_removed",
         }
     }
 }

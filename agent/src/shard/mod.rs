@@ -9,6 +9,7 @@ pub mod counters;
 pub mod handover;
 pub mod intake;
 pub mod op;
+pub mod orders;
 pub mod peer;
 pub mod region;
 pub mod regulation;

@@ -189,6 +189,14 @@ impl PeerTable {
         slot.connection.as_deref_mut()
     }
 
+    /// Which listener a connection came in by, unless it is gone.
+    pub fn listener_of(&self, peer: PeerId) -> Option<ListenerId> {
+        let slot = &self.slots[usize::from(peer.slot)];
+        let is_it = slot.generation == peer.generation;
+        let connection = slot.connection.as_deref().filter(|_| is_it)?;
+        Some(connection.listener)
+    }
+
     pub fn remove(&mut self, peer: PeerId) -> Connection {
         let slot = &mut self.slots[usize::from(peer.slot)];
         assert_eq!(slot.generation, peer.generation, "a peer is removed once");

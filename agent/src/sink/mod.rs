@@ -15,7 +15,7 @@ pub(crate) mod sample;
 use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use penstock_proto::reason::Reason;
@@ -261,21 +261,35 @@ impl SinkLag {
     }
 }
 
-/// Until when sinks may go on delivering. Unset while the agent runs; the control thread sets it
-/// once, when it stops. A sink looks at it before each block and while it waits to try again, so
+/// Until when a sink may go on delivering. Unset while it runs; the control thread sets it
+/// once, when the agent stops or a reload takes the sink away. A sink looks at it before each block and while it waits to try again, so
 /// that an output that fails or is slow ends there. A call that hangs in the kernel (a dead network
 /// file system) cannot be interrupted: whoever joins the thread bounds the wait (`run::join_until`).
 #[derive(Debug, Default)]
-pub struct StopDeadline(OnceLock<Instant>);
+pub struct StopDeadline {
+    deadline: OnceLock<Instant>,
+    leaving: AtomicBool,
+}
 
 impl StopDeadline {
     pub fn set(&self, deadline: Instant) {
         // A second stop does not extend the first.
-        let _ = self.0.set(deadline);
+        let _ = self.deadline.set(deadline);
+    }
+
+    /// This sink goes although its journal does not: it seals what it has delivered and ends, until
+    /// `deadline` at the latest. What it has not delivered stays in the journal.
+    pub fn leave(&self, deadline: Instant) {
+        self.set(deadline);
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     pub fn get(&self) -> Option<Instant> {
-        self.0.get().copied()
+        self.deadline.get().copied()
     }
 
     pub fn has_passed(&self, now: Instant) -> bool {

@@ -68,7 +68,7 @@ pub struct SinkPlan {
     pub stats: Arc<SinkStats>,
     /// This thread's own.
     pub lag: Arc<SinkLag>,
-    /// Shared by all sinks.
+    /// This thread's own, or shared by all sinks.
     pub stop: Arc<StopDeadline>,
 }
 
@@ -353,6 +353,11 @@ impl<S: Sink> Loop<S> {
 
     /// One block, or one wait; then a commit if it is time.
     fn turn(&mut self, wait: Duration) -> Result<Turn, SinkError> {
+        if self.stop.is_leaving() {
+            let cursor = self.sink.seal()?;
+            self.on_committed(cursor);
+            return Ok(Turn::End);
+        }
         self.check_deadline()?;
         if self.ahead.is_none() && !self.closed {
             // While there is more on disk, memory is only looked at, not waited for.

@@ -32,6 +32,7 @@ use super::frame::PAYLOAD_LEN_MAX;
 use super::hop::Onward;
 use super::kernel::{Mirror, SimKernel, Trace, World};
 use super::producer::{Producer, Sender};
+use super::reload::{Reloads, SharedOrders};
 use super::restart::{self, Found};
 use super::rng::Rng;
 use super::setup::{Setup, TCP, UDP};
@@ -66,7 +67,8 @@ pub struct Shard {
     at: usize,
     stopped: bool,
     /// Another shard has left a connection in its mailbox.
-    woken: Arc<AtomicBool>,
+    pub(super) woken: Arc<AtomicBool>,
+    pub(super) orders: SharedOrders,
     /// Records stored when this life began.
     records_before: u64,
 }
@@ -89,6 +91,7 @@ pub struct Life {
     /// What all shards of this life share of what regulates them.
     regulation: Regulation,
     deadline: Arc<StopDeadline>,
+    pub reloads: Option<Reloads>,
     rng: Rng,
     pub turns: u64,
     /// How many lives came before.
@@ -138,6 +141,7 @@ impl Life {
             handovers: Vec::new(),
             regulation: Regulation::alone(1),
             deadline: Arc::default(),
+            reloads: None,
             rng,
             turns: 0,
             number: 0,
@@ -150,6 +154,9 @@ impl Life {
     fn begin(&mut self, images: &[DiskImage]) {
         self.disk_low = Arc::default();
         self.deadline = Arc::default();
+        // Its generator is its own: a run without reloads draws as if there were none.
+        let seed = self.setup.seed ^ 0x7e10ad ^ self.number as u64;
+        self.reloads = self.setup.reloads.then(|| Reloads::new(Rng::new(seed)));
         let count = self.setup.shards_of(self.number);
         let reshards = self.number > 0 && count != self.setup.shards_of(self.number - 1);
         self.world().struck.reshards += u64::from(reshards);
@@ -239,6 +246,7 @@ impl Life {
             handover.own().set_wake(Box::new(wake));
         }
         let plan = self.plan(shard, start, recalled, feeds, &marks);
+        let orders = Arc::clone(&plan.orders);
         let kernel = SimKernel::new(&self.world, shard);
         self.shards.push(Shard {
             worker: Some(Worker::new(kernel, Arc::clone(&blocks), plan)),
@@ -248,6 +256,7 @@ impl Life {
             at: shard,
             stopped: false,
             woken,
+            orders,
             records_before: 0,
         });
     }
@@ -321,6 +330,7 @@ impl Life {
             tcp_buffers: setup.sizes.tcp_buffers,
             udp_buffers: setup.sizes.udp_buffers,
             stop: Arc::new(AtomicBool::new(false)),
+            orders: Arc::default(),
             observer: Box::new(()),
         }
     }
@@ -371,6 +381,7 @@ impl Life {
         if !running {
             return Turned::Stopped;
         }
+        self.advance_reload();
         match self.next_actor(until_ns) {
             Some(Actor::Shard(shard)) => self.turn_shard(shard),
             Some(Actor::Sink(sink)) if self.is_stalled(sink) => {}
@@ -494,6 +505,7 @@ impl Life {
 
     /// A stop in good order; then the sums must agree, and sinks deliver what is left.
     pub fn stop(&mut self) {
+        self.end_reloads();
         let last = self.number + 1 == self.setup.lives.len();
         self.stop_workers();
         restart::check_stopped(self);

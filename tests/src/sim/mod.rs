@@ -9,6 +9,7 @@
 //!       clock, disk, network        what stands and moves behind it
 //!       producer, frame             who sends, and what: good frames and one of each bad kind
 //!       client, wire                the client library's producer, and its end of a connection
+//!     reload      listeners that come and go while the agent runs
 //!     sinks       the real loop and the real file sink
 //!       files     the disk that they write to
 //!   hop      two agents, the first of which forwards to the second
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod life;
 pub mod network;
 pub mod producer;
+pub mod reload;
 pub mod restart;
 pub mod rng;
 pub mod scenario;

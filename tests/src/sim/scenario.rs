@@ -23,6 +23,9 @@ pub struct Outcome {
     pub acknowledged: usize,
     pub stored: usize,
     pub lost_records: u64,
+    /// Listeners that were left by all shards, and names that all came to know.
+    pub listeners_left: u64,
+    pub listeners_named: u64,
     pub struck: Struck,
 }
 
@@ -79,12 +82,18 @@ impl Outcome {
         self.acknowledged += other.acknowledged;
         self.stored += other.stored;
         self.lost_records += other.lost_records;
+        self.listeners_left += other.listeners_left;
+        self.listeners_named += other.listeners_named;
         self.struck.add(&other.struck);
     }
 
     pub fn add_life(&mut self, life: &Life) {
         self.lives += 1;
         self.turns += life.turns;
+        if let Some(reloads) = &life.reloads {
+            self.listeners_left += reloads.left;
+            self.listeners_named += reloads.named;
+        }
         let counters = life.all_counters();
         let lost = counters.iter().flat_map(|shard| shard.journal_lost_records);
         self.lost_records += lost.sum::<u64>();

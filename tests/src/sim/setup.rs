@@ -70,6 +70,8 @@ pub struct Setup {
     pub clients: Vec<ClientPlan>,
     /// A sink hands everything over to another agent.
     pub forward: bool,
+    /// Listeners are left and served again, and named.
+    pub reloads: bool,
     pub lives: Vec<End>,
 }
 
@@ -104,6 +106,7 @@ impl Setup {
             tenants: Vec::new(),
             clients: Vec::new(),
             forward: false,
+            reloads: false,
             lives: vec![End::Settled],
         }
     }

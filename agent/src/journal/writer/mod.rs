@@ -18,6 +18,7 @@
 //! base records where the valid part ends. A later success proves nothing about earlier bytes.
 
 mod commit;
+mod live;
 mod load;
 mod plan;
 mod removal;

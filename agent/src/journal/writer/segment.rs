@@ -30,6 +30,8 @@ pub(super) struct Segment {
     pub base: u64,
     /// Bytes of blocks assigned to it.
     pub filled: u64,
+    /// How many listeners its header names.
+    pub listeners: usize,
 }
 
 impl Segment {
@@ -69,7 +71,7 @@ impl Writer {
                     .segments
                     .back()
                     .map_or(u64::MAX, |segment| segment.filled);
-                if here < self.plan.segment_len / 2 {
+                if here < self.plan.segment_len / 2 && !self.lacks_names() {
                     return;
                 }
                 None
@@ -195,8 +197,8 @@ impl Writer {
     /// to be made durable, and it is ready. The block being filled goes to the segment that is left.
     pub(super) fn turn_where_wanted(&mut self, now: Now) {
         let owes = self.owes_snapshot && self.segments.is_empty();
-        let wanted = (self.turn_wanted || owes) && self.snapshot.is_none() && !self.has_place();
-        if wanted && matches!(self.next, NextSegment::Ready { .. }) {
+        let wanted = (self.turn_wanted || owes) && !self.has_place() || self.lacks_names();
+        if wanted && self.snapshot.is_none() && matches!(self.next, NextSegment::Ready { .. }) {
             self.seal();
             self.turn_wanted = false;
             self.turn_segment(now);
@@ -237,6 +239,7 @@ impl Writer {
             salt,
             base: self.accepted,
             filled: 0,
+            listeners: self.listeners.len(),
         });
         // A marker for the list; the page's own bytes are the segment's header.
         let marker = BlockHeader {

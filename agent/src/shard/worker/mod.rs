@@ -11,12 +11,14 @@
 //! regulate     what is in use says what is kept of each priority
 //! acknowledge  the journal made them durable, whoever waits is told
 //! close        a connection goes
+//! orders       listeners and sinks come and go at a reload
 //! stop         the shard itself goes
 //! ```
 
 mod acknowledge;
 mod close;
 mod handover;
+mod orders;
 mod pause;
 mod plan;
 mod receive;
@@ -36,11 +38,13 @@ use crate::shard::buffer::BlockPool;
 use crate::shard::counters::{ListenerCounters, ShardCounters, TenantCounters};
 use crate::shard::handover::Handover;
 use crate::shard::intake::Intake;
-use crate::shard::op::{Completion, Errno, Group, Kernel, Now, PeerId};
+use crate::shard::op::{Completion, Errno, Group, Kernel, ListenerId, Now, PeerId};
+use crate::shard::orders::{Done, Orders};
 use crate::shard::peer::PeerTable;
 use crate::shard::settle::WaitingList;
 use crate::shard::tenant::Tenants;
 use crate::source::udp::SequenceGaps;
+use orders::Serving;
 pub use plan::{ListenerPlan, Observe, Plan};
 use receive::Held;
 use regulate::Regulate;
@@ -64,11 +68,26 @@ pub enum Turn {
 /// One UDP or TCP socket of this shard.
 struct Listener {
     plan: ListenerPlan,
+    serving: Serving,
     /// The multishot accept or receive is in the kernel.
     armed: bool,
     cancelling: bool,
     /// After an error of the socket it is not armed before this time.
     rests_until_ns: u64,
+    last_bundle_ns: u64,
+}
+
+impl Listener {
+    fn new(plan: ListenerPlan) -> Self {
+        Self {
+            plan,
+            serving: Serving::Yes,
+            armed: false,
+            cancelling: false,
+            rests_until_ns: 0,
+            last_bundle_ns: 0,
+        }
+    }
 }
 
 /// One thread's state. Shared with no one.
@@ -89,6 +108,11 @@ pub struct Worker<K> {
     intake: Intake,
     waiting: WaitingList,
     handover: Option<Handover>,
+    orders: Arc<Orders>,
+    /// Listeners whose names the journal does not know yet.
+    naming: Vec<(ListenerId, Done)>,
+    /// To be said once no segment is being removed.
+    feeds_changed: Vec<Done>,
     source_connections: Arc<SourceConnections>,
 
     /// Receives that wait for the journal, in the order in which they came.
@@ -144,15 +168,8 @@ impl<K: Kernel> Worker<K> {
             now,
             life: Life::Running,
             stop_ns: stop::stop_ns(STOP_TIMEOUT_DEFAULT),
+            listeners: listeners.map(Listener::new).collect(),
             sockets_kept: false,
-            listeners: listeners
-                .map(|plan| Listener {
-                    plan,
-                    armed: false,
-                    cancelling: false,
-                    rests_until_ns: 0,
-                })
-                .collect(),
             peers: PeerTable::new(plan.connections_max),
             gaps: SequenceGaps::default(),
             intake: Intake {
@@ -163,6 +180,9 @@ impl<K: Kernel> Worker<K> {
             },
             waiting: WaitingList::default(),
             handover: plan.handover,
+            orders: plan.orders,
+            naming: Vec::new(),
+            feeds_changed: Vec::new(),
             source_connections: plan.source_connections,
             held: VecDeque::with_capacity(plan.tcp_buffers + plan.udp_buffers),
             starved: Vec::with_capacity(plan.connections_max),
@@ -228,6 +248,7 @@ impl<K: Kernel> Worker<K> {
             self.push_journal_ops();
         }
         self.take_mail();
+        self.take_orders();
         self.intake.journal.tick(self.now);
         self.push_journal_ops();
         self.take_held();
@@ -353,7 +374,7 @@ impl<K: Kernel> Worker<K> {
             false => until,
         };
         match self.life {
-            Life::Running => until,
+            Life::Running if !self.is_leaving_any() => until,
             _ => until.min(Duration::from_nanos(stop::DRAIN_QUIET_NS)),
         }
     }

@@ -10,7 +10,8 @@ use crate::journal::writer::JournalPlan;
 use crate::schema::table::Schemas;
 use crate::shard::counters::ShardCounters;
 use crate::shard::handover::Handover;
-use crate::shard::op::Socket;
+use crate::shard::op::{ListenerId, Socket};
+use crate::shard::orders::Orders;
 use crate::shard::regulation::Regulation;
 
 /// What one worker needs to know; plain data.
@@ -34,10 +35,13 @@ pub struct Plan {
     pub udp_buffers: usize,
     /// Set by another thread, which then wakes the worker.
     pub stop: Arc<AtomicBool>,
+    /// What changes while it runs.
+    pub orders: Arc<Orders>,
     pub observer: Box<dyn Observe + Send>,
 }
 
 /// One listener, as this shard sees it.
+#[derive(Clone)]
 pub struct ListenerPlan {
     pub name: String,
     pub protocol: Protocol,
@@ -51,6 +55,9 @@ pub struct ListenerPlan {
 /// Who looks at a shard's counts. Called on the shard's thread, once per wake-up.
 pub trait Observe {
     fn publish(&mut self, counters: &ShardCounters);
+    /// The next listener is served, or one whose protocol may be another now: before the first
+    /// `publish` that counts for it.
+    fn listen(&mut self, listener: ListenerId, plan: &ListenerPlan);
     /// A journal sync took this long.
     fn sync(&mut self, ns: u64);
     /// The oldest frame of a group commit became durable this long after its receipt.
@@ -60,6 +67,7 @@ pub trait Observe {
 /// Nobody looks.
 impl Observe for () {
     fn publish(&mut self, _: &ShardCounters) {}
+    fn listen(&mut self, _: ListenerId, _: &ListenerPlan) {}
     fn sync(&mut self, _: u64) {}
     fn ingest(&mut self, _: u64) {}
 }

@@ -125,10 +125,12 @@ impl<K: Kernel> Worker<K> {
         match self.peers.insert(Box::new(connection)) {
             Ok(peer) => {
                 counts.connections += 1;
-                if self.life == Life::Running {
-                    return Some(peer);
+                let is_served = self.listeners[usize::from(listener.0)].serving.admits();
+                match self.life {
+                    Life::Running if is_served => return Some(peer),
+                    Life::Running => self.close(peer, CloseReason::ListenerRemoved),
+                    _ => self.close(peer, CloseReason::Stopping),
                 }
-                self.close(peer, CloseReason::Stopping);
             }
             Err(connection) => {
                 self.turn_away(connection.socket, listener, CloseReason::TooManyConnections);
@@ -232,6 +234,7 @@ impl<K: Kernel> Worker<K> {
         };
         self.udp_out += 1;
         self.last_bundle_ns = self.now.monotonic_ns;
+        listener.last_bundle_ns = self.now.monotonic_ns;
         let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
         let payload = &self.kernel.bytes(&bundle.lease)[range(&bundle)];
         if let Some(stand_in) = &mut listener.plan.stand_in {
@@ -517,13 +520,15 @@ impl<K: Kernel> Worker<K> {
                 }
             };
             let rests = self.now.monotonic_ns < listener.rests_until_ns;
-            if listener.armed || rests || !wanted {
+            let receives = listener.serving.receives(listener.plan.protocol);
+            if listener.armed || rests || !wanted || !receives || listener.cancelling {
                 continue;
             }
             listener.armed = true;
             if listener.plan.protocol == Protocol::Udp {
                 // Nothing has come because nothing was received: a drain begins its quiet time anew.
                 self.last_bundle_ns = self.now.monotonic_ns;
+                listener.last_bundle_ns = self.now.monotonic_ns;
             }
             self.kernel.push(match listener.plan.protocol {
                 Protocol::Tcp => Op::Accept {

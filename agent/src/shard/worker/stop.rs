@@ -13,7 +13,7 @@ pub(super) const DRAIN_QUIET_NS: u64 = 20_000_000;
 /// Where the gate is not in the kernel, or stays open because the sockets go on in the next life,
 /// nothing keeps datagrams from coming while the queue is drained, and a steady sender never lets it
 /// be quiet: it is drained for this long at the most.
-const DRAIN_OPEN_NS: u64 = 200_000_000;
+pub(super) const DRAIN_OPEN_NS: u64 = 200_000_000;
 /// At a stop, the longest time given to UDP queues to run dry, to the disk and to peers that take
 /// their acknowledgements; then the shard ends all the same and says so.
 /// Half of `stop_timeout`, less where it is long: these are waits for a disk and for peers, which an
@@ -102,16 +102,23 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn cancel_listeners(&mut self, protocol: Protocol) {
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.plan.protocol != protocol || !listener.armed || listener.cancelling {
-                continue;
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].plan.protocol == protocol {
+                self.cancel_listener(ListenerId(index as u16));
             }
-            listener.cancelling = true;
-            let listener = ListenerId(index as u16);
-            self.kernel.push(match protocol {
-                Protocol::Tcp => Op::AcceptCancel { listener },
-                Protocol::Udp => Op::ReceiveFromCancel { listener },
-            });
         }
+    }
+
+    /// Ends the accept or the receive that is in the kernel.
+    pub(super) fn cancel_listener(&mut self, listener: ListenerId) {
+        let serving = &mut self.listeners[usize::from(listener.0)];
+        if !serving.armed || serving.cancelling {
+            return;
+        }
+        serving.cancelling = true;
+        self.kernel.push(match serving.plan.protocol {
+            Protocol::Tcp => Op::AcceptCancel { listener },
+            Protocol::Udp => Op::ReceiveFromCancel { listener },
+        });
     }
 }
