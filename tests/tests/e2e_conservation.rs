@@ -4,7 +4,7 @@
 use std::thread;
 
 use penstock_proto::reason::Reason;
-use penstock_tests::agent::client::{Answer, Connection, Datagrams, line_frame};
+use penstock_tests::agent::client::{Answer, Connection, Datagrams, critical_frame, line_frame};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, drained};
 use penstock_tests::agent::{Agent, Home, stored};
@@ -232,7 +232,8 @@ fn flat_out(to: std::net::SocketAddr, gate: Gate, count: u64, first: u64) -> u64
         for sender in 0..SENDERS {
             scope.spawn(move || {
                 let socket = Datagrams::open(to);
-                let frame = |number| line_frame(0, 0, &format!("{sender:02} {number:06}"));
+                // Of lesser priority they would be shed before the queue is full.
+                let frame = |number| critical_frame(&format!("{sender:02} {number:06}"));
                 let with_bundles = gate == Gate::Kernel && sender % 2 == 0;
                 let step = if with_bundles { BUNDLE } else { 1 };
                 for number in (first..first + count).step_by(step as usize) {

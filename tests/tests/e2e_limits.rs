@@ -30,21 +30,6 @@ fn frame(sequence: u64) -> Vec<u8> {
     line_frame(PRODUCER, sequence, &body(sequence))
 }
 
-/// A frame of nobody, of the highest priority.
-fn critical(body: &str) -> Vec<u8> {
-    let header = FrameHeader {
-        priority: 0,
-        ..header(Encoding::Protobuf, 0, 0, 1)
-    };
-    let mut bytes = Vec::new();
-    write_frame(
-        &mut bytes,
-        header,
-        &payload(Encoding::Protobuf, &[line(body)]),
-    );
-    bytes
-}
-
 fn body(sequence: u64) -> String {
     let number = format!("{sequence} ");
     number.clone() + &"x".repeat(BODY_LEN - number.len())
@@ -106,7 +91,7 @@ fn the_journal_is_full_and_empties_again(gate: Gate) {
     // shed; everything else would be, at the journal's limit.
     let socket = Datagrams::open(agent.udp());
     for number in 0..10 {
-        socket.send(&critical(&format!("udp {number}")));
+        socket.send(&critical_frame(&format!("udp {number}")));
     }
     let offered = Offered {
         datagrams: 10,

@@ -194,8 +194,8 @@ fn a_folder_that_the_user_is_not_let_into_is_named() {
     if !is_root() {
         return netns::skip("e2e_privilege::not_let_into", "it needs root");
     }
-    // A temporary folder is its owner's alone.
     let home = Home::new();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
     let config = Config {
         top: "user = \"nobody\"",
         ..config(Gate::UserSpace)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use penstock_proto::reason::Reason;
 use penstock_proto::wire::AckStatus;
-use penstock_tests::agent::client::{Answer, Connection, Datagrams, line_frame};
+use penstock_tests::agent::client::{Answer, Connection, Datagrams, critical_frame, line_frame};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, disagreements, drained};
 use penstock_tests::agent::metrics::Metrics;
@@ -149,10 +149,10 @@ fn a_sink_that_is_not_enabled_holds_the_journal_up_to_its_limit_and_enabling_it_
     let share = (cpu_seconds(&agent) - used) / began.elapsed().as_secs_f64();
     assert!(share < 0.5, "{share} of a core while it refuses");
 
-    // UDP is refused and counted, and not held up by TCP.
+    // UDP is refused and counted, and not held up by TCP. Of lesser priority it would be shed.
     let socket = Datagrams::open(agent.udp());
     for number in 0..10 {
-        socket.send(&line_frame(0, 0, &format!("udp {number}")));
+        socket.send(&critical_frame(&format!("udp {number}")));
     }
     wait_for("UDP is refused", SOON, || {
         (agent.metrics().refused("udp", "backpressure") == 10).then_some(())

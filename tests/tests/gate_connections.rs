@@ -130,13 +130,7 @@ fn a_source_opens_so_many_connections() {
                 }),
                 ..SourceLimit::default()
             },
-            newcomers: SourceLimit {
-                connections: Some(Rate {
-                    sustained: 100,
-                    burst: 100,
-                }),
-                ..SourceLimit::default()
-            },
+            // Without an allowance for newcomers a source begins with its burst.
             ..GatePolicy::default()
         };
         gate.apply(&policy).expect("a policy");

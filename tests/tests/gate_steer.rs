@@ -29,7 +29,7 @@ const V6: &str = "[::1]:0";
 /// upper half of the 64-bit product, times the shards, over 2^32.
 fn owner_of(number: u64, shards: u64) -> usize {
     let product = u128::from(number) * 0x9E37_79B9_7F4A_7C15_u128 % (1 << 64);
-    ((product >> 32) * u128::from(shards) >> 32) as usize
+    (((product >> 32) * u128::from(shards)) >> 32) as usize
 }
 
 fn frame(producer: u64, sequence: u64) -> Vec<u8> {

@@ -60,7 +60,8 @@ impl fmt::Display for Mistake {
             "",
             "",
             "^".repeat(self.len.max(1)),
-            column = self.position.column - 1,
+            // A width of the standard library's is 16 bits; no terminal is as wide.
+            column = (self.position.column - 1).min(usize::from(u16::MAX)),
         )?;
         if let Some(other) = &self.other {
             writeln!(f, " {:indent$} = the other is at {other}", "")?;

@@ -33,7 +33,10 @@ pub enum Terms<'a> {
     /// Over UDP: what is kept of each priority. The gate has asked this too, of a bundle as a whole;
     /// here it is asked again of each datagram, as a ratio may have fallen since, and as those of a
     /// bundle pass together.
-    Datagram { keep: Keep },
+    ///
+    /// `in_force` is what the gate goes by; a ratio of it is stored with the frame, so that counts can
+    /// be scaled back.
+    Datagram { keep: Keep, in_force: Keep },
 }
 
 /// What became of a frame. Whatever it is, it is counted.
@@ -83,11 +86,14 @@ impl Intake {
                 tenant,
                 KEEP_ALL,
             ),
-            Terms::Datagram { keep } => {
+            Terms::Datagram { keep, in_force } => {
                 if !keep.keeps(header.priority, header.sequence) {
                     return self.refused(origin, Reason::Shed);
                 }
-                (None, None, keep.of(header.priority))
+                // What is stored was kept, whatever is in force by now: never 0.
+                let kept = keep.of(header.priority);
+                let ratio = in_force.of(header.priority).clamp(1, kept);
+                (None, None, ratio)
             }
         };
         if let Err(reason) = frame.check_payload() {

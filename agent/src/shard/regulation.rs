@@ -46,6 +46,12 @@ impl Board {
         self.store.in_force()
     }
 
+    /// What is configured.
+    #[inline]
+    pub fn ceiling(&self) -> Keep {
+        self.store.ceiling()
+    }
+
     pub fn tell_pressure(&self, shard: u16, pressure: u32) {
         let said = &self.shards[usize::from(shard)];
         said.pressure.store(pressure, Ordering::Relaxed);

@@ -158,6 +158,21 @@ pub fn line_frame(producer: u64, sequence: u64, body: &str) -> Vec<u8> {
     frame(Encoding::Protobuf, producer, sequence, &[line(body)])
 }
 
+/// A frame of nobody, of the highest priority.
+pub fn critical_frame(body: &str) -> Vec<u8> {
+    let header = FrameHeader {
+        priority: 0,
+        ..header(Encoding::Protobuf, 0, 0, 1)
+    };
+    let mut bytes = Vec::new();
+    write_frame(
+        &mut bytes,
+        header,
+        &payload(Encoding::Protobuf, &[line(body)]),
+    );
+    bytes
+}
+
 /// A TCP connection that reads its acknowledgements.
 pub struct Connection {
     stream: TcpStream,

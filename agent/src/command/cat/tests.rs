@@ -161,6 +161,7 @@ fn both_formats_show_a_record_and_escape_what_steers_a_terminal() {
             "observed_time_unix_nano": "42",
             "listener": "apps",
             "peer_address": "192.0.2.7:5140",
+            "keep_sixteenths": 16,
         })
     );
     assert_eq!((text.problems, text.notes.as_str()), (0, ""));

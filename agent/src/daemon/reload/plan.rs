@@ -388,6 +388,7 @@ receive_buffer = "1MiB"
 [listeners.batch]
 address = "tcp://127.0.0.1:4600"
 [sinks.files]
+type = "file"
 rotate = { size = "64MiB", age = "5m" }
 "#;
 
@@ -437,7 +438,7 @@ rotate = { size = "64MiB", age = "5m" }
             ),
             (
                 "[sinks.files]",
-                "[sinks.more]\n[sinks.files]",
+                "[sinks.more]\ntype = \"file\"\n[sinks.files]",
                 &["sinks.more: added"],
                 &[],
             ),

@@ -56,6 +56,11 @@ fn names_at_any_moment_cost_no_frame() {
                 rig.writer.name_listener(&format!("more-{names}"));
                 names += 1;
             }
+            // Blocks that are being written are not free for another.
+            while rig.pending().len() >= 6 {
+                let first = rig.pending()[0];
+                rig.end(first, Outcome::Good);
+            }
             rig.append_blocks(&[if step % 2 == 0 { 41 } else { BIG }]);
             match rng.below(4) {
                 0 => rig.end_all(),

@@ -454,7 +454,12 @@ impl<K: Kernel> Worker<K> {
         let bytes = &self.kernel.bytes(&bundle.lease)[range(bundle)];
         let datagrams = Datagrams::new(bytes, bundle.segment_len);
         let count = datagrams.count();
-        let keep = self.regulate.regulation.board.in_force();
+        let in_force = self.regulate.regulation.board.in_force();
+        let keep = match listener.plan.stand_in {
+            // Nothing was shed so far.
+            Some(_) => in_force,
+            None => self.regulate.keep_of_waiting(),
+        };
         for index in next..count {
             let room = self.intake.journal.room();
             if room == Room::Wait {
@@ -472,9 +477,8 @@ impl<K: Kernel> Worker<K> {
                     let counts = &mut self.intake.counters.listeners[usize::from(id.0)];
                     counts.sequence_gap_frames += gap;
                     // UDP has no acknowledgements: a refusal is counted, and that is all.
-                    let _ =
-                        self.intake
-                            .take(origin, &frame, room, Terms::Datagram { keep }, self.now);
+                    let terms = Terms::Datagram { keep, in_force };
+                    let _ = self.intake.take(origin, &frame, room, terms, self.now);
                 }
                 Err(reason) => self.intake.refuse(id, reason),
             }

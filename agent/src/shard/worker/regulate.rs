@@ -24,6 +24,9 @@ pub(super) struct Regulate {
     pub regulation: Regulation,
     regulator: Regulator,
     keep: Keep,
+    /// The same for what waited behind a gate in the kernel: see `keep_of_waiting`.
+    waiting_regulator: Regulator,
+    waiting_keep: Keep,
     pressure: u32,
     /// Datagrams' bytes since the last look.
     bytes: usize,
@@ -36,15 +39,28 @@ impl Regulate {
             regulation,
             regulator: Regulator::new(now_ns),
             keep: Keep::ALL,
+            waiting_regulator: Regulator::new(now_ns),
+            waiting_keep: Keep::ALL,
             pressure: 0,
             bytes: 0,
             looked_ns: now_ns,
         }
     }
 
+    /// What is kept of the datagrams that a gate in the kernel has passed.
+    ///
+    /// The gate sheds for the sake of the socket's buffer, before a datagram takes room in it. What
+    /// has its room is not shed for that again: behind a stall, or a restart that kept the socket, a
+    /// full buffer is work to be done, and no reason to throw it away. What the journal cannot bear
+    /// counts as ever, and so does the ceiling: of a bundle that passed for one of its datagrams, the
+    /// others are sampled here.
+    pub fn keep_of_waiting(&self) -> Keep {
+        self.waiting_keep.min(self.regulation.board.ceiling())
+    }
+
     /// Time alone will change what is kept.
     pub fn is_restless(&self) -> bool {
-        !self.regulator.is_calm()
+        !self.regulator.is_calm() || !self.waiting_regulator.is_calm()
     }
 }
 
@@ -77,6 +93,13 @@ impl<K: Kernel> Worker<K> {
         let keep = regulate
             .regulator
             .step(reading.pressure(), now.monotonic_ns);
+        let waiting = Reading {
+            sockets: 0,
+            ..reading
+        };
+        regulate.waiting_keep = regulate
+            .waiting_regulator
+            .step(waiting.pressure(), now.monotonic_ns);
         let board = &regulate.regulation.board;
         let pressure = regulate.regulator.pressure();
         if regulate.pressure != pressure {
