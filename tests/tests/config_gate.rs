@@ -256,7 +256,7 @@ fn more_entries_than_the_maps_hold_are_refused() {
     );
     assert!(printed.ends_with("1 mistake"), "{printed}");
     let both = format!("{}allow = [\"192.0.2.0/24\"]\n", list(max));
-    assert!(mistakes(&both).contains("together"));
+    assert!(mistakes(&both).contains("prefixes together"));
 
     let max = penstock::limits::GATE_LIMITS_MAX;
     let limits = |count| -> String {

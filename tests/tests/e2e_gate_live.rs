@@ -178,7 +178,7 @@ fn a_kept_ratio_is_exact(place: Gate) {
     assert_eq!(shown["policy"]["keep"]["background"], "4/16");
     assert_eq!(shown["configured"]["keep"]["background"], "16/16");
     let said = done(&home, &["reset"]);
-    assert!(said.contains("what the configuration says"), "{said}");
+    assert!(said.contains("is what the configuration says"), "{said}");
     assert_eq!(show(&home)["policy"], shown["configured"]);
     agent.stop();
 }

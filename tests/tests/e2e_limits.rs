@@ -5,13 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use agent_common::frame::FrameHeader;
-use penstock_proto::encoding::Encoding;
 use penstock_proto::reason::Reason;
-use penstock_proto::wire::{AckStatus, write_frame};
-use penstock_tests::agent::client::{
-    Answer, Connection, Datagrams, header, line, line_frame, payload,
-};
+use penstock_proto::wire::AckStatus;
+use penstock_tests::agent::client::{Answer, Connection, Datagrams, critical_frame, line_frame};
 use penstock_tests::agent::config::{Config, Gate};
 use penstock_tests::agent::law::{Offered, disagreements, drained};
 use penstock_tests::agent::{Home, stored, wait_for};

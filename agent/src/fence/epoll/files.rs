@@ -16,6 +16,7 @@ use crate::fence::folder::{JournalFolder, SEGMENT_MODE, allocated, segment_name}
 use crate::fence::socket::last_errno;
 use crate::fence::{FenceError, Waker, failed, wake, waker};
 use crate::limits::{FILE_THREAD_STACK_LEN, FILE_THREADS};
+use crate::privilege;
 use crate::shard::buffer::{BlockId, BlockPool};
 use crate::shard::op::{Completion, Errno, SegmentFile};
 
@@ -115,7 +116,11 @@ impl Files {
             let thread = thread::Builder::new()
                 .name(format!("{shard}-file{index}"))
                 .stack_size(FILE_THREAD_STACK_LEN)
-                .spawn(move || common.work())
+                .spawn(move || {
+                    // It is made before its shard has given them up.
+                    privilege::give_up();
+                    common.work();
+                })
                 .map_err(failed("start a file thread"))?;
             this.threads.push(thread);
         }
