@@ -1,6 +1,7 @@
 //! What the gate needs of its process and its kernel, and what is left of it with less. A binary of
 //! its own: aya asks the kernel what it can do once a process, with the rights of that moment.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::net::UdpSocket;
@@ -14,6 +15,10 @@ use penstock::gate::{Gate, GateKind, object};
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
 use penstock_tests::netns;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 use socket2::{Domain, Socket, Type};
 
 /// Numbers of `linux/capability.h`.
@@ -147,6 +152,76 @@ fn without_kernel_types_drops_come_from_the_hosts_table() {
         assert!(!gate.drops_exact());
         counts_are_exact(&mut gate);
     });
+}
+
+/// A kernel without the tracepoint, as bpf(BPF_RAW_TRACEPOINT_OPEN) tells of one.
+#[test]
+fn without_the_tracepoint_drops_come_from_the_hosts_table() {
+    privileged("gate_degraded::without_the_tracepoint", || {
+        refuse(&[BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE], libc::ENOENT);
+        let mut gate = Gate::open(GateMode::Required).expect("the filter loads");
+        assert_eq!(gate.kind(), GateKind::Kernel);
+        assert!(!gate.drops_exact());
+        counts_are_exact(&mut gate);
+    });
+}
+
+/// A verifier that does not like a program, as an older kernel's may not.
+#[test]
+fn a_refused_program_is_named() {
+    privileged("gate_degraded::a_refused_program", || {
+        refuse(&[BPF_PROG_LOAD], libc::EINVAL);
+        let message = Gate::open(GateMode::Required)
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(message.contains("penstock_filter"), "{message}");
+        assert!(message.contains("please report it"), "{message}");
+        assert!(!message.contains('\n'), "one line: {message}");
+        assert_eq!(
+            Gate::open(GateMode::Auto).unwrap().kind(),
+            GateKind::UserSpace
+        );
+    });
+}
+
+/// A kernel that knows no filters at all, as far as this thread goes.
+#[test]
+fn without_bpf_it_says_so_in_one_line() {
+    privileged("gate_degraded::without_bpf", || {
+        let every: Vec<u64> = (0..64).collect();
+        refuse(&every, libc::ENOSYS);
+        let message = Gate::open(GateMode::Required)
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(!message.contains('\n'), "one line: {message}");
+        assert_eq!(
+            Gate::open(GateMode::Auto).unwrap().kind(),
+            GateKind::UserSpace
+        );
+    });
+}
+
+/// Commands of bpf(2), `linux/bpf.h`.
+const BPF_PROG_LOAD: u64 = 5;
+const BPF_RAW_TRACEPOINT_OPEN: u64 = 17;
+const BPF_LINK_CREATE: u64 = 28;
+
+/// From here on these commands of bpf(2) fail with `errno`, for the calling thread alone.
+fn refuse(commands: &[u64], errno: i32) {
+    let is = |&command: &u64| {
+        let width = SeccompCmpArgLen::Dword;
+        let condition = SeccompCondition::new(0, width, SeccompCmpOp::Eq, command);
+        SeccompRule::new(vec![condition.expect("argument 0")]).expect("a rule")
+    };
+    let rules = BTreeMap::from([(libc::SYS_bpf, commands.iter().map(is).collect())]);
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).expect("a known machine");
+    let refused = SeccompAction::Errno(errno as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, architecture)
+        .and_then(BpfProgram::try_from)
+        .expect("a filter");
+    seccompiler::apply_filter(&filter).expect("root may filter its own calls");
 }
 
 /// Puts an empty folder over `folder`, for the calling thread alone.

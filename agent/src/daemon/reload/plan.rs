@@ -463,8 +463,8 @@ rotate = { size = "64MiB", age = "5m" }
             ("shards = 2", "shards = 1", &[], &["shards"]),
             ("penstock-a", "penstock-b", &[], &["data_dir"]),
             (
-                "shards = 2",
-                "shards = 2\nmemory_max = \"1GiB\"\nstop_timeout = \"20s\"",
+                "\"512MiB\"",
+                "\"1GiB\"\nstop_timeout = \"20s\"",
                 &["stop_timeout is now 20s"],
                 &["memory_max"],
             ),
@@ -493,8 +493,9 @@ rotate = { size = "64MiB", age = "5m" }
             ),
         ];
         for (from, to, changes, restart) in table {
-            let after = BEFORE.replacen(from, to, 1);
-            let plan = planned(BEFORE, &after);
+            // Room for one sink more.
+            let before = BEFORE.replacen("shards = 2", "shards = 2\nmemory_max = \"512MiB\"", 1);
+            let plan = planned(&before, &before.replacen(from, to, 1));
             assert_eq!(lines(&plan), *changes, "{from} to {to}");
             assert_eq!(plan.restart, *restart, "{from} to {to}");
         }
