@@ -92,10 +92,10 @@ fn read(path: Option<PathBuf>) -> Result<Fresh, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let mut warnings = config::warnings(&loaded.settings);
-    // As at a start: a schema that is wrong costs no other, and no reload.
+    // As at a start: a schema that is wrong costs no other, and no reload. (What the host will not
+    // give a socket is said where it is asked for, with the capabilities that are kept for it.)
     let schemas = schema::check::mistakes(&loaded.settings, &loaded.files);
-    warnings.extend(schemas.iter().map(|mistake| mistake.to_string()));
+    let warnings = schemas.iter().map(|mistake| mistake.to_string()).collect();
     Ok(Fresh { loaded, warnings })
 }
 

@@ -13,7 +13,7 @@ pub struct Report {
     pub changes: Vec<String>,
     /// Keys whose new values wait for a restart.
     pub restart: Vec<String>,
-    /// What this host will not give, and schemas that are wrong.
+    /// Schemas that are wrong.
     pub warnings: Vec<String>,
     /// Changes that go on by themselves behind the answer.
     pub unfinished: Vec<String>,
