@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::sync::Once;
 use std::thread;
 
 use agent_common::frame::FrameHeader;
@@ -111,6 +112,10 @@ fn privileged(test: &'static str, body: impl FnOnce() + Send + 'static) {
         return netns::skip(test, why);
     }
     if netns::privileged_or_skip(test) {
+        // What aya asks the kernel once a process, it asks with all rights: a refusal that a test
+        // makes would otherwise be taken for the kernel's.
+        static ASKED: Once = Once::new();
+        ASKED.call_once(|| drop(Gate::open(GateMode::Auto)));
         netns::run(body).expect("a network namespace");
     }
 }
