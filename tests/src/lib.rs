@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod chroot;
 pub mod crash;
 pub mod fence;
+pub mod gate;
 pub mod interop;
 pub mod machine;
 pub mod mount;

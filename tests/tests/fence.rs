@@ -506,6 +506,11 @@ fn a_shutdown_ends_a_send<K: Kernel>(make: Make<K>) {
             "Ok(End)".into()
         ]
     );
+    close(&mut rig, own);
+}
+
+/// Closes the connection, which the fence then answers.
+fn close<K: Kernel>(rig: &mut Rig<K>, own: impl IntoRawFd) {
     let closed = rig.answer(Op::PeerClose {
         peer: PEER,
         socket: penstock::shard::op::Socket(own.into_raw_fd()),
@@ -591,14 +596,7 @@ fn a_cancelled_look_leaves_the_socket<K: Kernel>(make: Make<K>) {
     rig.is_quiet();
     rig.kernel.push(Op::PeekCancel { peer: PEER });
     assert_eq!(peeked(rig.take()), Err(CANCELED));
-    let closed = rig.answer(Op::PeerClose {
-        peer: PEER,
-        socket: penstock::shard::op::Socket(own.into_raw_fd()),
-    });
-    assert!(
-        matches!(closed, Completion::PeerClosed { peer: PEER }),
-        "{closed:?}"
-    );
+    close(&mut rig, own);
 }
 
 /// One shard accepts and looks, another one receives: the first one's fence has nothing more to do

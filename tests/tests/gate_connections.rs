@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use agent_common::connection::ConnectionVerdict;
 use aya::sys::{Stats, enable_stats};
-use penstock::config::settings::GateMode;
 use penstock::fence::socket::accepted;
 use penstock::gate::policy::{GatePolicy, Prefix, Rate, SourceLimit};
 use penstock::gate::{Gate, object};
 use penstock::shard::op::ListenerId;
-use penstock_tests::netns;
+use penstock_tests::gate::with_gate_or_skip;
 use socket2::{Domain, Socket, Type};
 
 const LISTENER: ListenerId = ListenerId(1);
@@ -52,19 +51,6 @@ fn prefix(text: &str) -> Prefix {
     Prefix::parse(text).expect("a prefix")
 }
 
-fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) {
-    if object::OBJECT.is_none() {
-        let why = "this build holds no eBPF object (cargo xtask build-ebpf)";
-        return netns::skip(test, why);
-    }
-    if netns::privileged_or_skip(test) {
-        let outcome = netns::run(|| {
-            body(&mut Gate::open(GateMode::Required).expect("the gate loads"));
-        });
-        outcome.expect("a network namespace");
-    }
-}
-
 fn deny_lists_hold(gate: &mut Gate, address: &str, good: &str, bad: &str, deny: &str) {
     let listener = listener(gate, address);
     let to = listener.local_addr().unwrap();
@@ -87,7 +73,7 @@ fn deny_lists_hold(gate: &mut Gate, address: &str, good: &str, bad: &str, deny: 
 
 #[test]
 fn deny_lists_hold_v4() {
-    with_gate("gate_connections::deny_lists_hold_v4", |gate| {
+    with_gate_or_skip("gate_connections::deny_lists_hold_v4", |gate| {
         deny_lists_hold(
             gate,
             "127.0.0.1:0",
@@ -101,7 +87,7 @@ fn deny_lists_hold_v4() {
 /// An IPv6 socket that takes IPv4 too.
 #[test]
 fn deny_lists_hold_v4_on_v6() {
-    with_gate("gate_connections::deny_lists_hold_v4_on_v6", |gate| {
+    with_gate_or_skip("gate_connections::deny_lists_hold_v4_on_v6", |gate| {
         let listener = listener(gate, "[::]:0");
         let port = listener.local_addr().unwrap().port();
         let policy = GatePolicy {
@@ -118,7 +104,7 @@ fn deny_lists_hold_v4_on_v6() {
 
 #[test]
 fn a_source_opens_so_many_connections() {
-    with_gate("gate_connections::rate", |gate| {
+    with_gate_or_skip("gate_connections::rate", |gate| {
         let listener = listener(gate, "127.0.0.1:0");
         let to = listener.local_addr().unwrap();
         let policy = GatePolicy {
@@ -148,7 +134,7 @@ fn a_source_opens_so_many_connections() {
 
 #[test]
 fn a_closing_listener_is_asked_in_vain() {
-    with_gate("gate_connections::closing", |gate| {
+    with_gate_or_skip("gate_connections::closing", |gate| {
         let listener = listener(gate, "127.0.0.1:0");
         let to = listener.local_addr().unwrap();
         let mut open = connect("127.0.0.1:0", to).expect("open");
@@ -165,7 +151,7 @@ fn a_closing_listener_is_asked_in_vain() {
 /// is left on, as the second half shows, each of them is one.
 #[test]
 fn the_filter_does_not_run_on_an_accepted_streams_segments() {
-    with_gate("gate_connections::runs", |gate| {
+    with_gate_or_skip("gate_connections::runs", |gate| {
         const ROUNDS: usize = 50;
         let _counting = enable_stats(Stats::RunTime).expect("BPF_ENABLE_STATS");
         let runs = |gate: &Gate| {

@@ -12,10 +12,10 @@ use std::thread;
 use agent_common::frame::FrameHeader;
 use agent_common::verdict::{KernelDrop, Verdict};
 use penstock::config::settings::GateMode;
-use penstock::gate::{Gate, GateKind, object};
+use penstock::gate::{Gate, GateKind};
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
-use penstock_tests::netns;
+use penstock_tests::gate::privileged_or_skip;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -107,17 +107,13 @@ fn counts_are_exact(gate: &mut Gate) {
 
 /// Runs `body` in a network namespace, or skips.
 fn privileged(test: &'static str, body: impl FnOnce() + Send + 'static) {
-    if object::OBJECT.is_none() {
-        let why = "this build holds no eBPF object (cargo xtask build-ebpf)";
-        return netns::skip(test, why);
-    }
-    if netns::privileged_or_skip(test) {
+    privileged_or_skip(test, || {
         // What aya asks the kernel once a process, it asks with all rights: a refusal that a test
         // makes would otherwise be taken for the kernel's.
         static ASKED: Once = Once::new();
         ASKED.call_once(|| drop(Gate::open(GateMode::Auto)));
-        netns::run(body).expect("a network namespace");
-    }
+        body();
+    });
 }
 
 #[test]

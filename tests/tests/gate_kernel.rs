@@ -17,6 +17,7 @@ use penstock::gate::{Gate, GateCounts, GateKind, object};
 use penstock::gate::{StandIn, frame_slot, standin};
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
+use penstock_tests::gate::with_gate_or_skip;
 use penstock_tests::netns;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -326,24 +327,14 @@ fn datagrams(received: &[Received]) -> u64 {
 
 /// Runs `body` in a namespace of its own with a gate in the kernel, or skips.
 fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) {
-    if object::OBJECT.is_none() {
-        let why = "this build holds no eBPF object (cargo xtask build-ebpf)";
-        return netns::skip(test, why);
-    }
-    if !netns::privileged_or_skip(test) {
-        return;
-    }
-    let outcome = netns::run(|| {
-        let mut gate = Gate::open(GateMode::Required).expect("the gate loads");
+    with_gate_or_skip(test, |gate| {
         assert_eq!(gate.kind(), GateKind::Kernel);
         assert!(gate.drops_exact(), "the tracepoint is not attached");
-        body(&mut gate);
-        assert_eq!(gate.missed_events(), 0, "events are missing in the counts");
+        body(gate);
         for other in [ListenerId(0), ListenerId(2)] {
             assert_eq!(gate.counts(other), GateCounts::default(), "{other:?}");
         }
     });
-    outcome.expect("a network namespace");
 }
 
 /// The counts in the tests' words; the verdicts that nothing here can earn must be 0.

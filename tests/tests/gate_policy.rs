@@ -10,10 +10,10 @@ use agent_common::frame::{FRAME_HEADER_LEN, FrameHeader};
 use agent_common::verdict::Verdict;
 use penstock::config::settings::GateMode;
 use penstock::gate::policy::{GatePolicy, Prefix, Rate, SourceLimit};
-use penstock::gate::{Gate, PolicyError, StandIn, frame_slot, object, standin};
+use penstock::gate::{Gate, PolicyError, StandIn, frame_slot, standin};
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
-use penstock_tests::netns;
+use penstock_tests::gate::with_gate_or_skip;
 use penstock_tests::veth::Peer;
 use socket2::{Domain, Socket, Type};
 
@@ -183,22 +183,6 @@ fn stand_in(policy: &GatePolicy, all: &[Sent], gro: bool, over_v6: bool) -> (Cou
     (counts, bundles)
 }
 
-fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) {
-    if object::OBJECT.is_none() {
-        let why = "this build holds no eBPF object (cargo xtask build-ebpf)";
-        return netns::skip(test, why);
-    }
-    if !netns::privileged_or_skip(test) {
-        return;
-    }
-    let outcome = netns::run(|| {
-        let mut gate = Gate::open(GateMode::Required).expect("the gate loads");
-        body(&mut gate);
-        assert_eq!(gate.missed_events(), 0, "events are missing in the counts");
-    });
-    outcome.expect("a network namespace");
-}
-
 /// Each kind of bundle from each kind of source, on loopback, where a bundle stays as it was sent.
 fn bundles() -> Vec<Sent> {
     let mut all = Vec::new();
@@ -272,28 +256,28 @@ fn bundles_of(from: &str) -> Vec<Sent> {
 
 #[test]
 fn the_same_verdicts_v4() {
-    with_gate("gate_policy::v4", |gate| {
+    with_gate_or_skip("gate_policy::v4", |gate| {
         the_same_on_loopback(gate, false, false)
     });
 }
 
 #[test]
 fn the_same_verdicts_v4_gro() {
-    with_gate("gate_policy::v4_gro", |gate| {
+    with_gate_or_skip("gate_policy::v4_gro", |gate| {
         the_same_on_loopback(gate, true, false)
     });
 }
 
 #[test]
 fn the_same_verdicts_over_an_ipv6_socket() {
-    with_gate("gate_policy::v6", |gate| {
+    with_gate_or_skip("gate_policy::v6", |gate| {
         the_same_on_loopback(gate, false, true)
     });
 }
 
 #[test]
 fn the_same_verdicts_over_an_ipv6_socket_gro() {
-    with_gate("gate_policy::v6_gro", |gate| {
+    with_gate_or_skip("gate_policy::v6_gro", |gate| {
         the_same_on_loopback(gate, true, true)
     });
 }
@@ -361,7 +345,7 @@ fn the_same_over_a_wire(gate: &mut Gate, v6: bool, gro: bool) {
 #[test]
 fn the_same_verdicts_over_a_wire() {
     for (v6, gro) in [(false, false), (false, true), (true, false), (true, true)] {
-        with_gate("gate_policy::wire", move |gate| {
+        with_gate_or_skip("gate_policy::wire", move |gate| {
             the_same_over_a_wire(gate, v6, gro);
         });
     }
@@ -370,7 +354,7 @@ fn the_same_verdicts_over_a_wire() {
 /// What is refused changes nothing; what is put in force replaces all of what was before.
 #[test]
 fn a_policy_is_replaced_as_a_whole_or_not_at_all() {
-    with_gate("gate_policy::replaced", |gate| {
+    with_gate_or_skip("gate_policy::replaced", |gate| {
         let socket = guarded(gate, "127.0.0.1:0".parse().unwrap(), false);
         let to = socket.local_addr().unwrap();
         let from = |address: &str| Sent {

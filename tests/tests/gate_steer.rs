@@ -11,12 +11,12 @@ use agent_common::frame::FrameHeader;
 use agent_common::steer::SteeredBy;
 use agent_common::verdict::Verdict;
 use penstock::config::settings::GateMode;
-use penstock::gate::{Gate, object};
+use penstock::gate::Gate;
 use penstock::privilege;
 use penstock::shard::op::ListenerId;
 use penstock_proto::wire::write_frame;
 use penstock_tests::agent::wait_for;
-use penstock_tests::netns;
+use penstock_tests::gate::with_gate_or_skip;
 use penstock_tests::veth::Peer;
 use socket2::{Domain, Socket, Type};
 
@@ -169,19 +169,6 @@ fn steered(gate: &Gate, by: SteeredBy) -> u64 {
     gate.steered(LISTENER)[by as usize]
 }
 
-fn with_gate(test: &'static str, body: impl FnOnce(&mut Gate) + Send + 'static) {
-    if object::OBJECT.is_none() {
-        let why = "this build holds no eBPF object (cargo xtask build-ebpf)";
-        return netns::skip(test, why);
-    }
-    if netns::privileged_or_skip(test) {
-        let outcome = netns::run(|| {
-            body(&mut Gate::open(GateMode::Required).expect("the gate loads"));
-        });
-        outcome.expect("a network namespace");
-    }
-}
-
 /// One address, one socket, many producers: they spread, and each keeps its order. By the kernel's
 /// hash all of them would be one shard's.
 fn one_address_spreads(gate: &mut Gate, address: &str, shards: usize) {
@@ -218,14 +205,14 @@ fn one_address_spreads(gate: &mut Gate, address: &str, shards: usize) {
 
 #[test]
 fn one_address_spreads_over_two_shards() {
-    with_gate("gate_steer::two_shards", |gate| {
+    with_gate_or_skip("gate_steer::two_shards", |gate| {
         one_address_spreads(gate, V4, 2)
     });
 }
 
 #[test]
 fn one_address_spreads_over_three_shards_v6() {
-    with_gate("gate_steer::three_shards_v6", |gate| {
+    with_gate_or_skip("gate_steer::three_shards_v6", |gate| {
         one_address_spreads(gate, V6, 3)
     });
 }
@@ -233,7 +220,7 @@ fn one_address_spreads_over_three_shards_v6() {
 /// A bundle goes where its first producer belongs, as a whole.
 #[test]
 fn a_bundle_goes_to_its_first_producers_shard() {
-    with_gate("gate_steer::a_bundle", |gate| {
+    with_gate_or_skip("gate_steer::a_bundle", |gate| {
         let sockets = listener(gate, LISTENER, 2, V4);
         steer(gate, LISTENER, &sockets);
         let from = sender(V4, sockets[0].local_addr().unwrap());
@@ -279,7 +266,7 @@ fn nobodys_frames_go_by_address(gate: &mut Gate, to: &str, sources: &[&str]) {
 
 #[test]
 fn nobodys_frames_go_by_address_v4() {
-    with_gate("gate_steer::nobodys_v4", |gate| {
+    with_gate_or_skip("gate_steer::nobodys_v4", |gate| {
         let sources = ["127.0.0.1:0", "127.0.0.2:0", "127.1.2.3:0", "127.9.0.1:0"];
         nobodys_frames_go_by_address(gate, V4, &sources);
     });
@@ -288,7 +275,7 @@ fn nobodys_frames_go_by_address_v4() {
 /// What is no frame goes by address too; the filter then drops it on whichever socket.
 #[test]
 fn what_is_no_frame_goes_by_address() {
-    with_gate("gate_steer::no_frame", |gate| {
+    with_gate_or_skip("gate_steer::no_frame", |gate| {
         let sockets = listener(gate, LISTENER, 2, V4);
         steer(gate, LISTENER, &sockets);
         let from = sender(V4, sockets[0].local_addr().unwrap());
@@ -305,7 +292,7 @@ fn what_is_no_frame_goes_by_address() {
 /// on the same port; its old sockets are cleared from the table by the kernel.
 #[test]
 fn listeners_come_and_go_without_a_capability() {
-    with_gate("gate_steer::come_and_go", |gate| {
+    with_gate_or_skip("gate_steer::come_and_go", |gate| {
         let first = listener(gate, ListenerId(0), 2, V4);
         steer(gate, ListenerId(0), &first);
         privilege::give_up();
@@ -352,7 +339,7 @@ fn listeners_come_and_go_without_a_capability() {
 /// one.
 #[test]
 fn sockets_of_an_earlier_life_are_steered_anew() {
-    with_gate("gate_steer::earlier_life", |gate| {
+    with_gate_or_skip("gate_steer::earlier_life", |gate| {
         let sockets = listener(gate, LISTENER, 2, V4);
         let from = sender(V4, sockets[0].local_addr().unwrap());
         steer(gate, LISTENER, &sockets);
@@ -371,7 +358,7 @@ fn sockets_of_an_earlier_life_are_steered_anew() {
 
 #[test]
 fn one_socket_needs_no_steering() {
-    with_gate("gate_steer::one_socket", |gate| {
+    with_gate_or_skip("gate_steer::one_socket", |gate| {
         let sockets = listener(gate, LISTENER, 1, V4);
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         assert!(!gate.steer(LISTENER, &sockets).unwrap());
@@ -437,21 +424,21 @@ fn over_a_wire(gate: &mut Gate, gro: bool) {
 
 #[test]
 fn over_a_wire_with_gro() {
-    with_gate("gate_steer::over_a_wire_with_gro", |gate| {
+    with_gate_or_skip("gate_steer::over_a_wire_with_gro", |gate| {
         over_a_wire(gate, true)
     });
 }
 
 #[test]
 fn over_a_wire_without_gro() {
-    with_gate("gate_steer::over_a_wire_without_gro", |gate| {
+    with_gate_or_skip("gate_steer::over_a_wire_without_gro", |gate| {
         over_a_wire(gate, false)
     });
 }
 
 #[test]
 fn raw_datagrams_of_several_addresses_spread() {
-    with_gate("gate_steer::several_addresses", |gate| {
+    with_gate_or_skip("gate_steer::several_addresses", |gate| {
         let addresses: Vec<String> = (2..10).map(|host| format!("fd07::{host}/64")).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let peer = Peer::new(&["fd07::1/64"], &addresses, true);
