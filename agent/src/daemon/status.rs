@@ -227,7 +227,22 @@ impl Shared {
     /// The shards are done with their sockets.
     pub fn close_sockets(&self) {
         self.refresh();
-        self.listeners().close_all();
+        let mut listeners = self.listeners();
+        listeners.close_all();
+        // What came since the last scrape is in no metric: here is the gate's last word.
+        let gate = self.gate();
+        for (id, known) in listeners.ids() {
+            if known.settings.protocol == Protocol::Udp && gate.kind() == GateKind::Kernel {
+                let counts = gate.counts(id);
+                let [passed, denied, malformed, rate_limited, shed, closing] = counts.verdicts;
+                let kernel_drops: u64 = counts.drops.iter().sum();
+                tracing::info!(
+                    listener = %known.settings.name,
+                    passed, denied, malformed, rate_limited, shed, closing, kernel_drops,
+                    "closed; the gate's last counts of datagrams"
+                );
+            }
+        }
     }
 
     /// Those that a reload took away too: their last datagrams count.
