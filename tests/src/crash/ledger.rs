@@ -17,6 +17,8 @@ pub struct Verdict {
     pub acknowledged: u64,
     /// Of those: as written and not synced.
     pub only_written: u64,
+    /// Of those: sent again, and taken before. What recovery keeps it has synced.
+    pub duplicate: u64,
     /// Acknowledged and not stored.
     pub lost: u64,
     /// Records that are stored more than once.
@@ -72,6 +74,7 @@ pub fn compare(campaign: u64, sent: &[Sent], records: &Path) -> Verdict {
     for (producer, sent) in sent.iter().enumerate() {
         verdict.acknowledged += sent.report.acknowledged().records;
         verdict.only_written += sent.report.written.records;
+        verdict.duplicate += sent.report.duplicate.records;
         let refused = sent.report.refused.iter().map(|(reason, _)| reason);
         let refused: Vec<&str> = refused.collect();
         if let Some(why) = &sent.gave_up {

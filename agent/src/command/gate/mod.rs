@@ -17,7 +17,7 @@ use crate::exit::Failure;
 /// See and change what the gate of a running agent lets in.
 ///
 /// A change holds at once, and until the agent is reloaded or started again: to keep it, write it to
-/// the configuration's [gate] as well. A change that is refused changes nothing and ends with 78; 69:
+/// the configuration's `[gate]` as well. A change that is refused changes nothing and ends with 78; 69:
 /// no agent answers; 77: its socket does not let you in.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
