@@ -7,6 +7,7 @@
 
 use crate::frame::{FRAME_HEADER_LEN, FRAME_MAGIC, FRAME_VERSION, offset, read_u64};
 use crate::owner::owner;
+use crate::source::{FAMILY_V4, FAMILY_V6, Source};
 
 /// What decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +54,20 @@ pub fn first_producer(header: &[u8; FRAME_HEADER_LEN]) -> Option<u64> {
     }
 }
 
-/// A number for an IPv4 address, in the order of its bytes.
+/// A number for a sender; 0 where no address could be read: such datagrams all go to one shard.
 #[inline(always)]
-pub const fn source_v4(address: [u8; 4]) -> u64 {
-    u32::from_be_bytes(address) as u64
-}
-
-/// A number for an IPv6 address: its halves, of which one is turned, so that `a:b` and `b:a` differ.
-#[inline(always)]
-pub const fn source_v6(address: [u8; 16]) -> u64 {
-    let whole = u128::from_be_bytes(address);
-    let (high, low) = ((whole >> 64) as u64, whole as u64);
-    high.rotate_left(32) ^ low
+pub fn source_number(source: &Source) -> u64 {
+    let [first, second, third, fourth] = source.words.map(u32::from_be);
+    match source.family {
+        FAMILY_V4 => u64::from(first),
+        FAMILY_V6 => {
+            // The halves, of which one is turned, so that `a:b` and `b:a` differ.
+            let high = u64::from(first) << 32 | u64::from(second);
+            let low = u64::from(third) << 32 | u64::from(fourth);
+            high.rotate_left(32) ^ low
+        }
+        _ => 0,
+    }
 }
 
 /// The shard, of `shards`, that takes what bears this number. Sources are spread by the hash that
@@ -106,14 +109,19 @@ mod tests {
         }
     }
 
+    fn number(address: impl Into<core::net::IpAddr>) -> u64 {
+        source_number(&Source::from(address.into()))
+    }
+
     #[test]
     fn addresses_are_numbers() {
-        assert_eq!(source_v4([10, 1, 2, 3]), 0x0a01_0203);
-        let mut address = [0; 16];
+        assert_eq!(number([10, 1, 2, 3]), 0x0a01_0203);
+        let mut address = [0u8; 16];
         address[0] = 0x20;
         address[15] = 1;
         // The upper half is 0x2000_0000_0000_0000, whose 32-bit halves change places.
-        assert_eq!(source_v6(address), 0x2000_0001);
+        assert_eq!(number(address), 0x2000_0001);
+        assert_eq!(source_number(&Source::UNKNOWN), 0);
     }
 
     #[test]
@@ -121,11 +129,11 @@ mod tests {
         let mut v4 = [0; 4];
         let mut v6 = [0; 4];
         for host in 0..=255 {
-            v4[usize::from(shard_of(source_v4([192, 0, 2, host]), 4))] += 1;
-            let mut address = [0; 16];
+            v4[usize::from(shard_of(number([192, 0, 2, host]), 4))] += 1;
+            let mut address = [0u8; 16];
             address[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
             address[7] = host;
-            v6[usize::from(shard_of(source_v6(address), 4))] += 1;
+            v6[usize::from(shard_of(number(address), 4))] += 1;
         }
         for counts in [v4, v6] {
             assert!(

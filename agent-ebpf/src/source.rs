@@ -17,14 +17,20 @@ const BPF_HDR_START_NET: u32 = 1;
 const V4_SOURCE_OFFSET: u32 = 12;
 const V6_SOURCE_OFFSET: u32 = 8;
 
-/// The source address of a packet. An IPv6 socket that takes IPv4 too sees IPv4 packets.
+/// The source address of a packet, as a socket filter is shown it.
 #[inline(always)]
 pub fn of(context: &SkBuffContext) -> Source {
     // SAFETY: the kernel called us with a valid `__sk_buff`.
-    let protocol = unsafe { (*context.skb.skb).protocol };
+    address(context.as_ptr(), unsafe { (*context.skb.skb).protocol })
+}
+
+/// The same for any context that the helper reads packets of; `protocol`: of the frame, as it has it.
+/// An IPv6 socket that takes IPv4 too sees IPv4 packets.
+#[inline(always)]
+pub fn address(context: *mut c_void, protocol: u32) -> Source {
     let source = match protocol {
-        ETH_P_IP => load(context.as_ptr(), V4_SOURCE_OFFSET).map(|[word]| Source::v4(word)),
-        ETH_P_IPV6 => load(context.as_ptr(), V6_SOURCE_OFFSET).map(Source::v6),
+        ETH_P_IP => load(context, V4_SOURCE_OFFSET).map(|[word]| Source::v4(word)),
+        ETH_P_IPV6 => load(context, V6_SOURCE_OFFSET).map(Source::v6),
         _ => None,
     };
     source.unwrap_or(Source::UNKNOWN)

@@ -44,6 +44,7 @@ const READY_WAIT: Duration = Duration::from_secs(1);
 /// How long before the end of `stop_timeout` sinks stop delivering: one that hangs in a call is
 /// waited for until then. What they did not deliver stays in the journal, for the next start.
 const SINK_HANG: Duration = Duration::from_secs(2);
+
 /// Everything that runs.
 pub struct Agent {
     pub(super) shared: Arc<Shared>,
@@ -90,11 +91,12 @@ impl Agent {
             .map_err(|error| Failure::io("look up the admin address", &error))?;
         let control_socket = admin::bind_control(&settings.admin_socket())?;
         let size_max = settings.journal.max_size / u64::from(shard_count);
+        let segment_len = limits::segment_len(size_max);
         let inherited = recall(
             &data,
             &settings.sinks,
             shard_count,
-            limits::producers_max(limits::segment_len(size_max)),
+            limits::producers_max(segment_len),
             settings.journal.producer_expiry,
             unix_ns_now(),
         )?;
@@ -119,7 +121,6 @@ impl Agent {
         }
         store.report();
 
-        let segment_len = limits::segment_len(settings.journal.max_size / u64::from(shard_count));
         let disk = DiskWatch::new(
             settings.journal.min_free,
             u64::from(shard_count) * segment_len,
@@ -159,7 +160,7 @@ impl Agent {
                     commit_size: settings.journal.commit_size as usize,
                     sync: settings.journal.sync,
                     sync_interval: settings.journal.sync_interval,
-                    segment_len: limits::segment_len(size_max),
+                    segment_len,
                     size_max,
                     start,
                     recalled,
